@@ -1,0 +1,181 @@
+"""Bring everything derived up to date: helpers.py, the outputs in the notebooks, the pictures in figures/.
+
+    python notebooks/refresh.py            export, execute, redraw
+    python notebooks/refresh.py --check    change nothing; name what is stale and exit with 1
+
+All work happens in a temporary copy. The repository changes only after every notebook has run without an
+error, one file at a time and each in one step, so that a failed or interrupted run leaves no file half
+written.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from figures.diagrams import draw_all  # noqa: E402
+from figures.drawing import same_picture  # noqa: E402
+
+MARKER = "#| export\n"
+HEADER = '''"""The parts of GPT-2, in the order in which notebooks 4.1 to 4.7 finish them.
+
+Exported from the notebooks by `python notebooks/refresh.py`: change the notebook, not this file.
+Shapes: B batch, T tokens, D embedding, H heads, Dh per head, V vocabulary.
+"""
+'''
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+class RefreshError(Exception):
+    """What went wrong, in a sentence for the person who ran the refresh."""
+
+
+def read_notebooks(root):
+    """The course's notebooks by file name, in order."""
+    notebooks = {}
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        try:
+            notebooks[path.name] = nbformat.read(path, as_version=4)
+        except (
+            nbformat.reader.NotJSONError,
+            nbformat.ValidationError,
+            UnicodeDecodeError,
+        ) as error:
+            raise RefreshError(f"{path.name} is not a valid notebook: {error}") from error
+    if not notebooks:
+        raise RefreshError(f"no notebooks in {root / 'notebooks'}")
+    return notebooks
+
+
+def export(notebooks):
+    """The text of helpers.py: the cells marked `#| export`, under a line that names their notebook."""
+    parts = [HEADER]
+    for name, notebook in notebooks.items():
+        sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        exported = [
+            source.removeprefix(MARKER).strip("\n") for source in sources if source.startswith(MARKER)
+        ]
+        if not exported:
+            continue
+        title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
+        banner = f"# ---- {title} (notebooks/{name}) "
+        gap = "\n\n" if len(parts) > 1 else "\n"
+        parts.append(gap + banner.ljust(110, "-") + "\n\n" + "\n\n\n".join(exported) + "\n")
+    return "".join(parts)
+
+
+def execute(name, notebook, folder):
+    """Run `notebook` in `folder`; return it with fresh outputs and nothing that differs from run to run."""
+    fresh = nbformat.from_dict(notebook)
+    client = NotebookClient(
+        fresh,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        coalesce_streams=True,
+    )
+    try:
+        client.execute(
+            env={**os.environ, "COURSE_REFRESH": "1"}, stderr=subprocess.DEVNULL
+        )  # ipykernel's start-up notes
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        # A cell that was started and did not finish is the last one with a trace of execution.
+        number = max(
+            i for i, cell in enumerate(fresh.cells, 1) if cell.get("execution_count") or cell.get("outputs")
+        )
+        what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else error
+        raise RefreshError(f"{name}, cell {number}: {what}\nNothing was changed.") from error
+    fresh.metadata = nbformat.from_dict(KERNEL)
+    for old, new in zip(notebook.cells, fresh.cells, strict=True):
+        new.metadata = nbformat.from_dict({k: v for k, v in new.metadata.items() if k == "tags"})
+        # An output that may differ (a timing, a version) is kept, or no second run would be clean.
+        if "NBVAL_IGNORE_OUTPUT" in new.source and old.get("outputs"):
+            new.outputs = old.outputs
+    return fresh
+
+
+def build(root, stage):
+    """Make everything derived in the folder `stage`; return its files by their path in the repository."""
+    notebooks = read_notebooks(root)
+    for folder in ("notebooks", "figures"):
+        sources = [p for p in (root / folder).iterdir() if p.suffix in (".py", ".mplstyle")]
+        (stage / folder).mkdir()
+        for source in sources:
+            shutil.copy(source, stage / folder)
+    (stage / "helpers.py").write_text(export(notebooks), encoding="utf-8", newline="\n")
+    draw_all(stage / "figures")
+    for name, notebook in notebooks.items():
+        print(f"{name} ...", end=" ", flush=True)
+        start = time.perf_counter()
+        fresh = execute(name, notebook, stage / "notebooks")
+        text = nbformat.writes(fresh) + "\n"
+        (stage / "notebooks" / name).write_text(text, encoding="utf-8", newline="\n")
+        print(f"{time.perf_counter() - start:.1f} s", flush=True)
+    made = [
+        stage / "helpers.py",
+        *(stage / "notebooks").glob("*.ipynb"),
+        *(stage / "figures").glob("*.svg"),
+    ]
+    return {path.relative_to(stage): path for path in sorted(made)}
+
+
+def is_fresh(made, stored):
+    """Whether the file in the repository says what the one just made says."""
+    if not stored.exists():
+        return False
+    new, old = made.read_text(encoding="utf-8"), stored.read_text(encoding="utf-8")
+    return same_picture(new, old) if stored.suffix == ".svg" else new == old
+
+
+def refresh(root=ROOT, check=False):
+    """Refresh the repository at `root`, or with `check` only compare; return the paths that were stale."""
+    with tempfile.TemporaryDirectory() as stage:
+        made = build(root, Path(stage))
+        stale = [path for path, file in made.items() if not is_fresh(file, root / path)]
+        orphans = [
+            p.relative_to(root) for p in (root / "figures").glob("*.svg") if p.relative_to(root) not in made
+        ]
+        if not check:
+            for path in stale:
+                partial = root / f"{path}.partial"
+                shutil.copyfile(made[path], partial)
+                os.replace(partial, root / path)
+            for path in orphans:
+                (root / path).unlink()
+    return stale + orphans
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit with 1 if anything is stale"
+    )
+    check = parser.parse_args().check
+    try:
+        stale = refresh(check=check)
+    except RefreshError as error:
+        sys.exit(f"\n{error}")
+    for path in stale:
+        print("stale:" if check else "refreshed:", path.as_posix())
+    if not stale:
+        print("everything is up to date")
+    sys.exit(1 if check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()
