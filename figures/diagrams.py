@@ -339,7 +339,7 @@ def architecture():
         size=SMALL,
     )
     for height, start, section, component, text in [
-        (1.1, 4.55, "4.6", "embedding", "embeddings"),
+        (1.1, 4.55, "4.1", "embedding", "embeddings"),
         (y[0], 3.75, "4.2", "norm", "layer normalization"),
         (y[1], 3.75, "4.5", "attention", "attention"),
         (y[3], x + RADIUS, "4.4", "shortcut", "shortcuts"),
@@ -347,7 +347,8 @@ def architecture():
         (y[5], 3.75, "4.3", "feed_forward", "GELU, feed-forward"),
         (y[7], 4.55, "4.5", "block", "the block assembled"),
         (head[0], 3.75, "4.2", "norm", "layer normalization"),
-        (head[1], 3.75, "4.6", "output", "head, and assembly"),
+        (head[1], 3.75, "4.1", "output", "output head"),
+        (head[1] + 0.44, 4.5, "4.6", "text", "the whole, assembled"),
     ]:
         leader(ax, start, 4.84, height)
         box(ax, 5.1, height, 0.46, 0.25, component, section, bold=True, size=9.5)
@@ -700,7 +701,7 @@ def generation_step(context_pieces, context_ids, candidates, chosen):
         label(ax, 4.72, y, f"{logit:.3f}", ha="right", mono=True, size=SMALL)
         length = 0.82 * probability / largest
         ax.add_patch(Rectangle((5.56, y - 0.11), length, 0.22, zorder=3, **paint("output", **look)))
-        amount = f"{1000 * probability:.3f} ‰" if thousandths else f"{probability:.4f}"
+        amount = f"{1000 * probability:.3f}" if thousandths else f"{probability:.4f}"
         label(ax, 5.62 + length, y, amount, ha="left", mono=True, size=SMALL)
     for x in (3.39, 5.97):
         label(ax, x, floor + 0.15, "⋮", size=12)

@@ -1,0 +1,149 @@
+"""helpers.py and the pictures are what the sources make, and refresh.py keeps its promises."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from figures.diagrams import DIAGRAMS, draw_all
+from figures.drawing import same_picture
+from notebooks.refresh import export, read_notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "figures"
+
+
+def test_helpers_is_the_export_of_the_notebooks():
+    stored = (ROOT / "helpers.py").read_text(encoding="utf-8")
+    assert export(read_notebooks(ROOT)) == stored, "run: python notebooks/refresh.py"
+
+
+def test_helpers_says_where_each_part_is_from():
+    stored = (ROOT / "helpers.py").read_text(encoding="utf-8")
+    assert re.findall(r"^# ---- (4\.\d)", stored, re.M) == [f"4.{n}" for n in range(1, 8)]
+
+
+# The plots are compared by the notebooks that draw them, in `show`, while nbval runs them.
+def test_diagrams_are_fresh(tmp_path):
+    draw_all(tmp_path)
+    for name in DIAGRAMS:
+        fresh, stored = (folder / f"{name}.svg" for folder in (tmp_path, FIGURES))
+        same = same_picture(fresh.read_text(encoding="utf-8"), stored.read_text(encoding="utf-8"))
+        assert same, f"{name}.svg is stale, run: python notebooks/refresh.py"
+
+
+def test_every_picture_has_code_that_draws_it():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb"))
+    plots = set(re.findall(r'show\([^"]*\\"(\w+)\\"\)', sources))
+    assert plots | set(DIAGRAMS) == {path.stem for path in FIGURES.glob("*.svg")}
+
+
+@pytest.mark.parametrize(
+    "other, same",
+    [
+        ('<path id="a1234567890" d="M 1 2.5"/>', True),
+        ('<path id="b0987654321" d="M 1.01 2.49"/>', True),
+        ('<path id="a1234567890" d="M 1 2.7"/>', False),
+        ('<path id="a1234567890" d="L 1 2.5"/>', False),
+        ('<path id="a1234567890" d="M 1 2.5 3"/>', False),
+    ],
+)
+def test_same_picture(other, same):
+    assert same_picture('<path id="a1234567890" d="M 1 2.5"/>', other) is same
+
+
+def code(*sources):
+    return [new_code_cell(source) for source in sources]
+
+
+def write(path, *new_cells):
+    notebook = new_notebook(cells=[new_markdown_cell(f"# {path.stem}"), *new_cells])
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A course of two small notebooks, the second of which uses and draws what the first defines."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "figures").mkdir()
+    shutil.copy(ROOT / "notebooks" / "refresh.py", tmp_path / "notebooks")
+    for name in ("drawing.py", "course.mplstyle"):
+        shutil.copy(FIGURES / name, tmp_path / "figures")
+    (tmp_path / "figures" / "diagrams.py").write_text("def draw_all(folder): pass\n")
+    write(tmp_path / "notebooks" / "1.ipynb", *code("#| export\nheight = 2", "print(height)"))
+    write(
+        tmp_path / "notebooks" / "2.ipynb",
+        *code("import sys\nsys.path.insert(0, '..')\nfrom helpers import height\nprint(height)"),
+        *code("import matplotlib.pyplot as plt\nfrom figures.drawing import show"),
+        *code("fig, ax = plt.subplots()\nax.bar([0], [height])\nax.set_ylim(0, 9)\nshow(fig, 'bar')"),
+        *code("# NBVAL_IGNORE_OUTPUT: a time\nimport time\nprint(time.perf_counter())"),
+    )
+    return tmp_path
+
+
+def refresh(course, *options):
+    command = [sys.executable, str(course / "notebooks" / "refresh.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def contents(course):
+    files = (p for p in course.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    return {path.relative_to(course): path.read_bytes() for path in files}
+
+
+def outputs(path):
+    return [o.text for c in nbformat.read(path, 4).cells if c.cell_type == "code" for o in c.outputs]
+
+
+def test_refresh_derives_everything_and_then_changes_nothing(course):
+    assert refresh(course, "--check").returncode == 1
+    first = refresh(course)
+    assert first.returncode == 0, first.stderr
+    assert "2.ipynb ... " in first.stdout and re.search(r"\d\.\d s", first.stdout)  # progress, with times
+    assert "height = 2" in (course / "helpers.py").read_text()
+    assert outputs(course / "notebooks" / "2.ipynb")[0] == "2\n"
+    assert (course / "figures" / "bar.svg").exists()
+
+    before = contents(course)
+    second = refresh(course)
+    assert "everything is up to date" in second.stdout and contents(course) == before
+    assert refresh(course, "--check").returncode == 0
+
+    # A change in the first notebook reaches the second and the picture; --check names all, changes nothing.
+    write(course / "notebooks" / "1.ipynb", *code("#| export\nheight = 5", "print(height)"))
+    (course / "figures" / "orphan.svg").write_text("<svg/>")
+    before = contents(course)
+    check = refresh(course, "--check")
+    assert check.returncode == 1 and contents(course) == before
+    stale = ["helpers.py", "notebooks/1.ipynb", "notebooks/2.ipynb", "figures/bar.svg", "figures/orphan.svg"]
+    assert set(re.findall(r"^stale: (.*)$", check.stdout, re.M)) == set(stale)
+    assert refresh(course).returncode == 0
+    assert outputs(course / "notebooks" / "2.ipynb")[0] == "5\n"
+    assert not (course / "figures" / "orphan.svg").exists()
+
+
+def test_a_failing_notebook_leaves_every_file_as_it_was(course):
+    assert refresh(course).returncode == 0
+    write(
+        course / "notebooks" / "1.ipynb",
+        *code("#| export\nheight = 3", "print('fine')", "1 / 0", "print('never')"),
+    )
+    before = contents(course)
+    result = refresh(course)
+    assert result.returncode == 1 and contents(course) == before
+    assert "1.ipynb, cell 4: ZeroDivisionError: division by zero" in result.stderr
+    assert "Nothing was changed" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_damaged_notebook_is_named(course):
+    (course / "notebooks" / "2.ipynb").write_text(json.dumps({"cells": []})[:-3])
+    before = contents(course)
+    result = refresh(course)
+    assert result.returncode == 1 and contents(course) == before
+    assert "2.ipynb is not a valid notebook" in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,534 @@
+"""The contracts of helpers.py, on configurations small enough to be quick."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import helpers
+from helpers import (
+    GELU,
+    GPT2_CONFIGS,
+    GPT_CONFIG_124M,
+    ExampleDeepNeuralNetwork,
+    FeedForward,
+    GPTModel,
+    LayerNorm,
+    MultiHeadAttention,
+    TransformerBlock,
+    check_config,
+    count_parameters,
+    generate_text_simple,
+    gradient_magnitudes,
+    text_to_token_ids,
+    token_ids_to_text,
+)
+
+SMALL = {
+    "vocab_size": 61,
+    "context_length": 12,
+    "emb_dim": 24,
+    "n_heads": 3,
+    "n_layers": 2,
+    "drop_rate": 0.1,
+    "qkv_bias": True,
+}
+
+
+def randomized(module, seed=0):
+    """`module` in float64 with random parameters: no mistake hides behind rounding or a start at 0 or 1."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    return module.double().eval()
+
+
+def randn(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def assert_same_output_and_gradients(module, reference, x, pairs):
+    """Both give the same output, input gradient and gradient of each pair of parameters."""
+    upstream = torch.randn_like(module(x))
+    results = []
+    for function, parameters in zip((module, reference), zip(*pairs, strict=True), strict=True):
+        inputs = x.clone().requires_grad_()
+        y = function(inputs)
+        results.append([y, *torch.autograd.grad(y, [inputs, *parameters], upstream)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+# 4.1
+
+
+def test_configurations_are_those_of_gpt2():
+    assert GPT_CONFIG_124M == {
+        "vocab_size": 50257,
+        "context_length": 1024,
+        "emb_dim": 768,
+        "n_heads": 12,
+        "n_layers": 12,
+        "drop_rate": 0.1,
+        "qkv_bias": False,
+    }
+    shapes = {name: (c["emb_dim"], c["n_layers"], c["n_heads"]) for name, c in GPT2_CONFIGS.items()}
+    assert shapes == {
+        "gpt2-small": (768, 12, 12),
+        "gpt2-medium": (1024, 24, 16),
+        "gpt2-large": (1280, 36, 20),
+        "gpt2-xl": (1600, 48, 25),
+    }
+    assert GPT2_CONFIGS["gpt2-small"] is not GPT_CONFIG_124M  # changing one must not change the other
+    for cfg in (SMALL, *GPT2_CONFIGS.values()):
+        check_config(cfg)
+
+
+BAD_CONFIGS = [
+    ({"emb_dim": 0}, ValueError, "emb_dim must be at least 1, got 0"),
+    ({"emb_dim": -24}, ValueError, "emb_dim must be at least 1, got -24"),
+    ({"emb_dim": 24.0}, TypeError, "emb_dim must be an integer, got 24.0"),
+    ({"n_layers": True}, TypeError, "n_layers must be an integer, got True"),
+    ({"n_layers": 0}, ValueError, "n_layers must be at least 1, got 0"),
+    ({"vocab_size": "61"}, TypeError, "vocab_size must be an integer, got '61'"),
+    ({"vocab_size": 0}, ValueError, "vocab_size must be at least 1, got 0"),
+    ({"context_length": None}, TypeError, "context_length must be an integer, got None"),
+    ({"context_length": -1}, ValueError, "context_length must be at least 1, got -1"),
+    ({"n_heads": 5}, ValueError, "emb_dim must be divisible by n_heads, got 24 and 5"),
+    ({"n_heads": 0}, ValueError, "n_heads must be at least 1, got 0"),
+    ({"drop_rate": 1.0}, ValueError, r"drop_rate must be at least 0 and below 1, got 1.0"),
+    ({"drop_rate": -0.1}, ValueError, r"drop_rate must be at least 0 and below 1, got -0.1"),
+    ({"drop_rate": math.nan}, ValueError, r"drop_rate must be at least 0 and below 1, got nan"),
+    ({"drop_rate": "0.1"}, TypeError, "drop_rate must be a number, got '0.1'"),
+    ({"drop_rate": False}, TypeError, "drop_rate must be a number, got False"),
+    ({"qkv_bias": 1}, TypeError, "qkv_bias must be True or False, got 1"),
+    ({"dropout": 0.1}, ValueError, r"unknown \['dropout'\]"),
+]
+
+
+@pytest.mark.parametrize("build", [check_config, FeedForward, TransformerBlock, GPTModel])
+@pytest.mark.parametrize("change, error, message", BAD_CONFIGS, ids=[str(c) for c, _, _ in BAD_CONFIGS])
+def test_every_class_that_takes_a_configuration_checks_it(build, change, error, message):
+    with pytest.raises(error, match=message):
+        build({**SMALL, **change})
+
+
+@pytest.mark.parametrize("build", [check_config, FeedForward, TransformerBlock, GPTModel])
+@pytest.mark.parametrize("key", SMALL)
+def test_a_missing_key_is_named(build, key):
+    with pytest.raises(ValueError, match=rf"missing \['{key}'\]"):
+        build({k: v for k, v in SMALL.items() if k != key})
+
+
+@pytest.mark.parametrize("cfg", [None, [], "gpt2-small", 124])
+def test_a_configuration_is_a_dict(cfg):
+    with pytest.raises(TypeError, match="a configuration must be a dict"):
+        check_config(cfg)
+
+
+# 4.2
+
+
+def test_layer_norm_equals_pytorchs():
+    ours = randomized(LayerNorm(7))
+    ours.eps = 0.3  # large enough for a misplaced eps to show
+    reference = nn.LayerNorm(7, eps=0.3).double()
+    reference.load_state_dict({"weight": ours.scale, "bias": ours.shift})
+    pairs = [(ours.scale, reference.weight), (ours.shift, reference.bias)]
+    assert_same_output_and_gradients(ours, reference, 3 + 2 * randn(2, 5, 7), pairs)
+
+
+def test_layer_norm_starts_as_plain_normalization():
+    norm = LayerNorm(7)
+    assert norm.eps == 1e-5
+    assert torch.equal(norm.scale, torch.ones(7)) and torch.equal(norm.shift, torch.zeros(7))
+    assert torch.equal(norm(torch.full((3, 7), 5.0)), torch.zeros(3, 7))
+
+
+@pytest.mark.parametrize(
+    "size, error", [(0, ValueError), (-1, ValueError), (7.0, TypeError), (None, TypeError)]
+)
+def test_layer_norm_refuses_an_impossible_size(size, error):
+    with pytest.raises(error, match=f"emb_dim must be .* got {size}"):
+        LayerNorm(size)
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 1), ()])
+def test_layer_norm_refuses_another_width(shape):
+    with pytest.raises(ValueError, match="the input must have 7 features, got shape"):
+        LayerNorm(7)(torch.zeros(shape))
+
+
+# 4.3
+
+
+def test_gelu_is_the_tanh_form():
+    x = torch.linspace(-8, 8, 401, dtype=torch.float64)
+    torch.testing.assert_close(GELU()(x), F.gelu(x, approximate="tanh"))
+    assert (GELU()(x) - F.gelu(x)).abs().max() > 4e-4  # and not the exact one
+
+
+def test_feed_forward_equals_pytorchs_parts():
+    ours = randomized(FeedForward(SMALL))
+    reference = nn.Sequential(nn.Linear(24, 96), nn.GELU(approximate="tanh"), nn.Linear(96, 24)).double()
+    reference.load_state_dict(ours.layers.state_dict())
+    pairs = list(zip(ours.parameters(), reference.parameters(), strict=True))
+    assert_same_output_and_gradients(ours, reference, randn(2, 5, 24), pairs)
+
+
+def test_feed_forward_layers_are_the_books():
+    kinds = [type(layer) for layer in FeedForward(SMALL).layers]
+    assert kinds == [nn.Linear, GELU, nn.Linear]
+
+
+# 4.4
+
+
+def test_shortcuts_are_taken_where_the_shape_is_kept():
+    torch.manual_seed(0)
+    network = ExampleDeepNeuralNetwork([3, 3, 5, 5, 2], use_shortcut=True)
+    x = torch.randn(4, 3)
+    first, second, third, last = network.layers
+    y = x + first(x)
+    y = second(y)
+    y = y + third(y)
+    torch.testing.assert_close(network(x), last(y))
+
+    network.use_shortcut = False
+    torch.testing.assert_close(network(x), last(third(second(first(x)))))
+
+
+@pytest.mark.parametrize(
+    "sizes, error, message",
+    [
+        ([], ValueError, "needs an input and an output size"),
+        ([3], ValueError, "needs an input and an output size"),
+        ([3, 0], ValueError, r"layer_sizes\[1\] must be at least 1, got 0"),
+        ([3, 2.5], TypeError, r"layer_sizes\[1\] must be an integer, got 2.5"),
+        (["3", 3], TypeError, r"layer_sizes\[0\] must be an integer, got '3'"),
+    ],
+)
+def test_impossible_layer_sizes(sizes, error, message):
+    with pytest.raises(error, match=message):
+        ExampleDeepNeuralNetwork(sizes, use_shortcut=True)
+
+
+def test_gradient_magnitudes_are_those_of_backward_and_leave_no_trace():
+    torch.manual_seed(0)
+    network, x = ExampleDeepNeuralNetwork([3, 3, 2], use_shortcut=True), torch.randn(5, 3)
+    found = gradient_magnitudes(network, x)
+    assert all(parameter.grad is None for parameter in network.parameters())
+    network(x).square().mean().backward()
+    expected = {n: p.grad.abs().mean().item() for n, p in network.named_parameters() if n.endswith("weight")}
+    assert list(found) == ["layers.0.0.weight", "layers.1.0.weight"]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_magnitudes_needs_weights():
+    with pytest.raises(ValueError, match="Identity has no parameter whose name ends with 'weight'"):
+        gradient_magnitudes(nn.Identity(), torch.zeros(1, 3))
+
+
+# 4.5
+
+
+def attention(**changes):
+    arguments = {
+        "d_in": 10,
+        "d_out": 24,
+        "context_length": 12,
+        "dropout": 0.0,
+        "num_heads": 3,
+        "qkv_bias": True,
+    }
+    return MultiHeadAttention(**{**arguments, **changes})
+
+
+def test_attention_equals_scaled_dot_product_attention():
+    ours = randomized(attention())
+    twin = copy.deepcopy(ours)
+
+    def reference(x):
+        heads = (w(x).unflatten(-1, (3, 8)).transpose(1, 2) for w in (twin.W_query, twin.W_key, twin.W_value))
+        context = F.scaled_dot_product_attention(*heads, is_causal=True)
+        return twin.out_proj(context.transpose(1, 2).flatten(2))
+
+    pairs = list(zip(ours.parameters(), twin.parameters(), strict=True))
+    assert_same_output_and_gradients(ours, reference, 4 * randn(2, 12, 10), pairs)
+
+
+def test_attention_has_the_books_names_and_no_buffers():
+    assert set(attention(qkv_bias=False).state_dict()) == {
+        "W_query.weight",
+        "W_key.weight",
+        "W_value.weight",
+        "out_proj.weight",
+        "out_proj.bias",
+    }
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"num_heads": 5}, ValueError, "d_out must be divisible by num_heads, got 24 and 5"),
+        ({"num_heads": 0}, ValueError, "num_heads must be at least 1, got 0"),
+        ({"d_in": -10}, ValueError, "d_in must be at least 1, got -10"),
+        ({"d_out": 24.0}, TypeError, "d_out must be an integer, got 24.0"),
+        ({"context_length": 0}, ValueError, "context_length must be at least 1, got 0"),
+        ({"dropout": 1}, ValueError, "dropout must be at least 0 and below 1, got 1"),
+        ({"dropout": None}, TypeError, "dropout must be a number, got None"),
+    ],
+)
+def test_attention_refuses_impossible_arguments(change, error, message):
+    with pytest.raises(error, match=message):
+        attention(**change)
+
+
+def test_attention_refuses_more_tokens_than_its_context():
+    attention()(torch.zeros(1, 12, 10))
+    with pytest.raises(ValueError, match="cannot attend over 13 tokens, context_length is only 12"):
+        attention()(torch.zeros(1, 13, 10))
+
+
+def reference_block(block):
+    """nn.TransformerEncoderLayer with the weights of `block`, and the pairs of parameters that correspond."""
+    gelu = nn.GELU(approximate="tanh")
+    reference = nn.TransformerEncoderLayer(24, 3, 96, 0.0, gelu, batch_first=True, norm_first=True).double()
+    att, theirs = block.att, reference.self_attn
+    qkv = (att.W_query, att.W_key, att.W_value)
+    pairs = [(att.out_proj, theirs.out_proj), (block.ff.layers[0], reference.linear1)]
+    pairs = [
+        (getattr(a, n), getattr(b, n))
+        for a, b in pairs + [(block.ff.layers[2], reference.linear2)]
+        for n in ("weight", "bias")
+    ]
+    for ours, norm in ((block.norm1, reference.norm1), (block.norm2, reference.norm2)):
+        pairs += [(ours.scale, norm.weight), (ours.shift, norm.bias)]
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([w.weight for w in qkv]))
+        theirs.in_proj_bias.copy_(torch.cat([w.bias for w in qkv]))
+        for ours, theirs in pairs:
+            theirs.copy_(ours)
+    return reference, pairs
+
+
+def test_block_equals_pytorchs():
+    block = randomized(TransformerBlock({**SMALL, "drop_rate": 0.0}))
+    reference, pairs = reference_block(block)
+    mask = nn.Transformer.generate_square_subsequent_mask(12, dtype=torch.float64)
+    assert_same_output_and_gradients(
+        block, lambda x: reference(x, src_mask=mask, is_causal=True), randn(2, 12, 24), pairs
+    )
+
+
+@pytest.mark.parametrize("position", range(12))
+def test_block_is_causal(position):
+    block = randomized(TransformerBlock(SMALL))
+    x = randn(2, 12, 24)
+    other = x.clone()
+    other[:, position] += randn(24)
+    moved = (block(x) - block(other)).abs().amax(dim=(0, 2)) > 1e-9
+    assert moved.tolist() == [t >= position for t in range(12)]
+
+
+def test_dropout_acts_in_training_only_and_in_all_its_places():
+    cfg = {**SMALL, "drop_rate": 0.5}
+    model = GPTModel(cfg)
+    places = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+    assert len(places) == 1 + 2 * SMALL["n_layers"] and all(m.p == 0.5 for m in places)
+    ids = torch.zeros(1, 5, dtype=torch.long)
+    assert torch.equal(model.eval()(ids), model(ids))
+    for place in places:  # each one alone changes the result
+        model.eval()
+        before = model(ids)
+        place.train()
+        assert not torch.equal(before, model(ids))
+
+
+# 4.6
+
+
+def test_model_equals_one_of_pytorchs_parts():
+    model = randomized(GPTModel(SMALL))
+    ids = torch.randint(0, 61, (3, 12))
+    mask = nn.Transformer.generate_square_subsequent_mask(12, dtype=torch.float64)
+    x = model.tok_emb(ids) + model.pos_emb.weight
+    for block in model.trf_blocks:
+        x = reference_block(block)[0].train()(x, src_mask=mask, is_causal=True)
+    x = F.layer_norm(x, (24,), model.final_norm.scale, model.final_norm.shift)
+    torch.testing.assert_close(model(ids), F.linear(x, model.out_head.weight))
+
+
+def test_model_has_the_books_layers_in_the_books_order():
+    names = [name for name, _ in GPTModel(SMALL).named_children()]
+    assert names == ["tok_emb", "pos_emb", "drop_emb", "trf_blocks", "final_norm", "out_head"]
+    block = [name for name, _ in TransformerBlock(SMALL).named_children()]
+    assert block == ["att", "ff", "norm1", "norm2", "drop_shortcut"]
+
+
+def test_same_seed_same_model():
+    torch.manual_seed(123)
+    first = GPTModel(SMALL).state_dict()
+    torch.manual_seed(123)
+    second = GPTModel(SMALL).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_count_parameters_counts_a_shared_tensor_once(qkv_bias):
+    V, T, D, L = (SMALL[key] for key in ("vocab_size", "context_length", "emb_dim", "n_layers"))
+    untied = 2 * V * D + T * D + L * (12 * D**2 + 10 * D + qkv_bias * 3 * D) + 2 * D
+    model = GPTModel({**SMALL, "qkv_bias": qkv_bias})
+    assert count_parameters(model) == untied
+    model.out_head.weight = model.tok_emb.weight
+    assert count_parameters(model) == untied - V * D
+
+
+def ids(*values):
+    return torch.tensor([values])
+
+
+BAD_IDS = [
+    (ids(1.0, 2.0), TypeError, "token ids must be a tensor of int64 or int32, got torch.float32"),
+    (ids(True, False), TypeError, "token ids must be a tensor of int64 or int32, got torch.bool"),
+    ([[1, 2]], TypeError, "token ids must be a tensor of int64 or int32, got list"),
+    ("Hello", TypeError, "token ids must be a tensor of int64 or int32, got str"),
+    (None, TypeError, "token ids must be a tensor of int64 or int32, got NoneType"),
+    (torch.tensor([1, 2]), ValueError, r"shape \(B, T\) with B and T at least 1, got \(2,\)"),
+    (torch.tensor(1), ValueError, r"shape \(B, T\) with B and T at least 1, got \(\)"),
+    (torch.ones(1, 2, 3, dtype=torch.long), ValueError, r"got \(1, 2, 3\)"),
+    (torch.ones(1, 0, dtype=torch.long), ValueError, r"got \(1, 0\)"),
+    (torch.ones(0, 4, dtype=torch.long), ValueError, r"got \(0, 4\)"),
+]
+OUTSIDE = [
+    (ids(0, 61), ValueError, r"token ids must lie in 0 \.\.\. 60, got ids from 0 to 61"),
+    (ids(-1, 3), ValueError, r"token ids must lie in 0 \.\.\. 60, got ids from -1 to 3"),
+    (ids(*range(13)), ValueError, "cannot process a sequence of 13 tokens, context_length is only 12"),
+]
+
+
+@pytest.mark.parametrize("given, error, message", BAD_IDS + OUTSIDE)
+def test_model_refuses_bad_ids(given, error, message):
+    with pytest.raises(error, match=message):
+        GPTModel(SMALL)(given)
+
+
+def test_model_takes_the_largest_input_and_int32():
+    model = GPTModel(SMALL)
+    assert model(ids(*range(49, 61))).shape == (1, 12, 61)
+    assert torch.equal(model.eval()(ids(1, 2).int()), model(ids(1, 2)))
+
+
+def test_model_runs_on_meta():
+    with torch.device("meta"):
+        assert GPTModel(SMALL)(torch.zeros(2, 5, dtype=torch.long)).shape == (2, 5, 61)
+
+
+# 4.7
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomized(GPTModel(SMALL))
+
+
+@pytest.mark.parametrize("context_size", [1, 3, 12])
+@pytest.mark.parametrize("prompt", [ids(7), ids(1, 2, 3, 4, 5), ids(*range(12)), ids(*range(20))])
+def test_generation_is_greedy_on_the_window(model, prompt, context_size):
+    out = generate_text_simple(model, prompt, 6, context_size)
+    start = prompt.shape[1]
+    assert out.shape == (1, start + 6) and torch.equal(out[:, :start], prompt)
+    for t in range(start, start + 6):
+        window = out[:, max(0, t - context_size) : t]
+        assert out[0, t] == model(window)[0, -1].argmax()
+
+
+def test_generation_of_a_batch_is_that_of_each_row(model):
+    prompts = torch.randint(0, 61, (4, 5), generator=torch.Generator().manual_seed(3))
+    together = generate_text_simple(model, prompts, 9, 12)
+    rows = [generate_text_simple(model, row[None], 9, 12) for row in prompts]
+    assert torch.equal(together, torch.cat(rows))
+
+
+def test_generation_leaves_its_arguments_alone(model):
+    prompt = ids(1, 2, 3)
+    for training in (False, True):
+        model.train(training)
+        out = generate_text_simple(model, prompt, 2, 12)
+        assert torch.equal(prompt, ids(1, 2, 3)) and model.training is training and not out.requires_grad
+    model.eval()
+    assert torch.equal(generate_text_simple(model, prompt, 0, 12), prompt)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        *[({"idx": given}, error, message) for given, error, message in BAD_IDS],
+        ({"idx": ids(0, 61)}, ValueError, r"token ids must lie in 0 \.\.\. 60"),
+        ({"max_new_tokens": -1}, ValueError, "max_new_tokens must be at least 0, got -1"),
+        ({"max_new_tokens": 2.0}, TypeError, "max_new_tokens must be an integer, got 2.0"),
+        ({"max_new_tokens": None}, TypeError, "max_new_tokens must be an integer, got None"),
+        ({"max_new_tokens": True}, TypeError, "max_new_tokens must be an integer, got True"),
+        ({"context_size": 0}, ValueError, "context_size must be at least 1, got 0"),
+        ({"context_size": "12"}, TypeError, "context_size must be an integer, got '12'"),
+        (
+            {"idx": ids(*range(20)), "context_size": 13},
+            ValueError,
+            "sequence of 13 tokens, context_length is only 12",
+        ),
+    ],
+)
+def test_generation_refuses_bad_arguments(model, change, error, message):
+    with pytest.raises(error, match=message):
+        generate_text_simple(
+            **{"model": model, "idx": ids(1, 2), "max_new_tokens": 2, "context_size": 12, **change}
+        )
+
+
+@pytest.mark.parametrize(
+    "text", ["Hello, I am", " ", "naïve 🙂\n\t漢字", "a<|endoftext|>b", "<|notspecial|>"]
+)
+def test_text_to_ids_and_back(text):
+    tokenizer = helpers.gpt2_tokenizer()
+    encoded = text_to_token_ids(text, tokenizer)
+    assert encoded.dtype == torch.long and encoded.shape[0] == 1
+    assert token_ids_to_text(encoded, tokenizer) == text
+
+
+def test_empty_text_is_an_empty_row():
+    encoded = text_to_token_ids("", helpers.gpt2_tokenizer())
+    assert encoded.dtype == torch.long and encoded.shape == (1, 0)
+
+
+@pytest.mark.parametrize("text", [None, 7, b"Hello", ["Hello"]])
+def test_text_must_be_a_str(text):
+    with pytest.raises(TypeError, match=f"the text must be a str, got {type(text).__name__}"):
+        text_to_token_ids(text, helpers.gpt2_tokenizer())
+
+
+@pytest.mark.parametrize(
+    "given, error, message", [*BAD_IDS, (torch.ones(2, 3, dtype=torch.long), ValueError, r"\(2, 3\)")]
+)
+def test_only_one_sequence_of_ids_is_decoded(given, error, message):
+    with pytest.raises(error, match=message):
+        token_ids_to_text(given, helpers.gpt2_tokenizer())
+
+
+# The file as a whole
+
+
+def test_public_names_say_what_they_do():
+    public = [
+        v
+        for n, v in vars(helpers).items()
+        if getattr(v, "__module__", "") == "helpers" and not n.startswith("_")
+    ]
+    assert len(public) >= 17
+    for item in public:
+        assert item.__doc__ and item.__doc__.splitlines()[0].endswith((".", ":")), item
+        if isinstance(item, type):
+            assert "Shape:" in item.__doc__ and "Source:" in item.__doc__, item

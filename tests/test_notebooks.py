@@ -1,0 +1,126 @@
+"""What nbval does not see: the form of the stored notebooks, their links and their pictures."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [
+    "4.1_llm_architecture",
+    "4.2_layer_normalization",
+    "4.3_feed_forward_gelu",
+    "4.4_shortcut_connections",
+    "4.5_transformer_block",
+    "4.6_gpt_model",
+    "4.7_generating_text",
+]
+IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+
+each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def read(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def cells(path, kind):
+    return [cell for cell in read(path).cells if cell.cell_type == kind]
+
+
+def prose(path):
+    return "\n\n".join(cell.source for cell in cells(path, "markdown"))
+
+
+def outputs(path):
+    return [(cell, output) for cell in cells(path, "code") for output in cell.outputs]
+
+
+def test_all_seven_are_there():
+    assert [path.stem for path in PATHS] == NAMES
+
+
+@each
+def test_committed_as_executed_from_top_to_bottom(path):
+    counts = [cell.execution_count for cell in cells(path, "code")]
+    assert counts == list(range(1, len(counts) + 1))  # nbval never compares a cell without a count
+    assert all(cell.source.strip() for cell in read(path).cells)
+
+
+@each
+def test_outputs_hold_on_every_machine(path):
+    for _, output in outputs(path):
+        assert output.output_type == "stream" and output.name == "stdout", "only printed text is compared"
+        assert not re.search(r" at 0x[0-9a-f]{6,}|/(home|root|Users|tmp)/", output.text), (
+            "an address or a path"
+        )
+        assert not re.search(r"-0\.0+\b|\d\.\d+e-\d", output.text), "rounding residue"
+        assert not re.search(r"\d\.\d{6,}", output.text), "more digits than float32 holds everywhere"
+
+
+@each
+def test_an_output_is_ignored_only_with_its_reason(path):
+    for cell in cells(path, "code"):
+        assert "NBVAL_SKIP" not in cell.source
+        if "NBVAL_IGNORE_OUTPUT" in cell.source:
+            assert re.match(r"# NBVAL_IGNORE_OUTPUT: \w+", cell.source)
+        assert not cell.metadata  # tags can make nbval skip a cell, too
+
+
+@each
+def test_pictures_are_local_and_described(path):
+    images = IMAGE.findall(prose(path))
+    assert len(images) >= 3 and "<img" not in prose(path)
+    for alt, target in images:
+        assert target.startswith("../figures/") and (path.parent / target).is_file(), target
+        assert len(alt.split()) >= 8, f"{target} needs a description: {alt!r}"
+
+
+@each
+def test_links_resolve(path):
+    for target in LINK.findall(prose(path)):
+        assert re.match(r"https://|mailto:", target) or (path.parent / target).exists(), target
+
+
+@each
+def test_linked_to_its_neighbours(path):
+    head, place = read(path).cells[0].source, PATHS.index(path)
+    assert "(../README.md)" in head
+    for neighbour in (*PATHS[max(0, place - 1) : place], *PATHS[place + 1 : place + 2]):
+        assert f"({neighbour.name})" in head
+
+
+@each
+def test_has_the_anatomy_of_a_lesson(path):
+    text = prose(path)
+    assert text.startswith(f"# {path.name[:3]} ") and f"course_map_{path.name[:3]}.svg" in text
+    wanted = ["## What you will be able to do", "## The problem", "## Ablation", "## Cost", "## Summary"]
+    if path.stem == "4.6_gpt_model":
+        wanted[3] = "## Memory"  # there the cost is most of the notebook
+    places = [text.find(heading) for heading in wanted]
+    assert -1 not in places and places[0] < places[1] < places[-1]
+    assert re.search(r"^## (A )?[Cc]heck", text, re.M)
+    for phrase in (
+        "**Predict before you run.**",
+        "**Common mistakes.**",
+        "**Three questions, from memory.**",
+    ):
+        assert phrase in text
+    assert 30 <= len(read(path).cells) <= 60 and path.stat().st_size < 500_000
+
+
+@each
+def test_every_notebook_asserts_its_claims(path):
+    source = "\n".join(cell.source for cell in cells(path, "code"))
+    assert len(re.findall(r"^\s*assert ", source, re.M)) >= 5
+    assert "#| export" in source
+
+
+def test_every_picture_is_shown_somewhere():
+    shown = {Path(target).name for path in PATHS for _, target in IMAGE.findall(prose(path))}
+    assert shown == {path.name for path in (ROOT / "figures").glob("*.svg")}
