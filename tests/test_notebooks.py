@@ -68,7 +68,7 @@ def test_an_output_is_ignored_only_with_its_reason(path):
     for cell in cells(path, "code"):
         assert "NBVAL_SKIP" not in cell.source
         if "NBVAL_IGNORE_OUTPUT" in cell.source:
-            assert re.match(r"# NBVAL_IGNORE_OUTPUT: \w+", cell.source)
+            assert re.match(r"# NBVAL_IGNORE_OUTPUT\n# \w+", cell.source)
         assert not cell.metadata  # tags can make nbval skip a cell, too
 
 
