@@ -320,14 +320,10 @@ class GPTModel(nn.Module):
 
     def check_input(self, in_idx):
         check_token_ids(in_idx)
-        T, context_length, vocab_size = (
-            in_idx.shape[1],
-            self.pos_emb.num_embeddings,
-            self.tok_emb.num_embeddings,
-        )
-        if T > context_length:
+        limit, vocab_size = self.pos_emb.num_embeddings, self.tok_emb.num_embeddings
+        if in_idx.shape[1] > limit:
             raise ValueError(
-                f"cannot process a sequence of {T} tokens, context_length is only {context_length}"
+                f"cannot process a sequence of {in_idx.shape[1]} tokens, context_length is only {limit}"
             )
         if not in_idx.is_meta and not 0 <= in_idx.min() <= in_idx.max() < vocab_size:
             low, high = in_idx.min().item(), in_idx.max().item()
