@@ -311,7 +311,7 @@ def architecture():
     )
     token_row(ax, x - 1.02, 0.52)
     grid(ax, x + 0.62, 0.42, 1, 4, (0.2, 0.2), "text", "0123")
-    label(ax, x - 1.02, 0.17, "tokenised text (␣ is a space)", size=SMALL)
+    label(ax, x - 1.02, 0.17, "tokenized text (␣ is a space)", size=SMALL)
     label(ax, x + 1.02, 0.17, "positions", size=SMALL)
     embeddings(ax, x, 1.1, 0.28, (0.74, 0.64), 1.43)
     label(ax, x - 1.02, 1.1, "Token embedding")

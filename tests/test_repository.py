@@ -39,6 +39,12 @@ def test_readme_lists_the_seven_notebooks():
     )
 
 
+def test_readme_opens_the_first_notebook_from_the_repository():
+    command = re.search(r"^python3 -m venv .* (notebooks/4\.1\S+)$", README, re.M)
+    assert command and (ROOT / command[1]).exists()
+    assert "jupyter lab --notebook-dir=. " in command[0]  # else the pictures lie outside of what is served
+
+
 def test_ci_runs_the_readmes_test_command():
     command = re.search(r"^python3 -m venv .*pytest$", README, re.M)
     assert command and "requirements.txt" in command[0]
