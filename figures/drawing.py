@@ -27,6 +27,7 @@ COLORS = {
 }
 
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
+COORDINATES = re.compile(r'\b(?:d|x|y|points)="[^"]*"|translate\([^)]*\)')
 MADE_ID = re.compile(r"\b[a-z][0-9a-f]{10}\b")  # matplotlib hashes a shape's coordinates into its id
 
 
@@ -43,13 +44,19 @@ def save(fig, path):
     plt.close(fig)
 
 
+def shape_and_numbers(svg):
+    """An SVG text without its coordinates, its ids numbered in order, and the list of its coordinates."""
+    ids = {}
+    svg = MADE_ID.sub(lambda found: ids.setdefault(found[0], f"id{len(ids)}"), svg)
+    numbers = [float(number) for part in COORDINATES.findall(svg) for number in NUMBER.findall(part)]
+    return COORDINATES.sub(lambda found: NUMBER.sub("#", found[0]), svg), numbers
+
+
 def same_picture(svg_a, svg_b, tolerance=0.05):
-    """Whether two SVG texts are equal but for ids and numbers that differ by at most `tolerance` points."""
-    svg_a, svg_b = MADE_ID.sub("id", svg_a), MADE_ID.sub("id", svg_b)
-    if NUMBER.sub("#", svg_a) != NUMBER.sub("#", svg_b):
-        return False
-    pairs = zip(NUMBER.findall(svg_a), NUMBER.findall(svg_b), strict=True)
-    return all(abs(float(a) - float(b)) <= tolerance for a, b in pairs)
+    """Whether two SVG texts are equal but for made-up ids, and coordinates within `tolerance` points."""
+    (shape_a, numbers_a), (shape_b, numbers_b) = shape_and_numbers(svg_a), shape_and_numbers(svg_b)
+    close = (abs(a - b) <= tolerance for a, b in zip(numbers_a, numbers_b, strict=False))
+    return shape_a == shape_b and all(close)
 
 
 def show(fig, name):

@@ -9,7 +9,9 @@ written.
 """
 
 import argparse
+import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from figures.diagrams import draw_all  # noqa: E402
 from figures.drawing import same_picture  # noqa: E402
 
-MARKER = "#| export\n"
+MARKER = "#| export"
 HEADER = '''"""The parts of GPT-2, in the order in which notebooks 4.1 to 4.7 finish them.
 
 Exported from the notebooks by `python notebooks/refresh.py`: change the notebook, not this file.
@@ -50,37 +52,55 @@ def read_notebooks(root):
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         try:
             notebooks[path.name] = nbformat.read(path, as_version=4)
-        except (
-            nbformat.reader.NotJSONError,
-            nbformat.ValidationError,
-            UnicodeDecodeError,
-        ) as error:
+            nbformat.validate(notebooks[path.name])
+        except Exception as error:  # nbformat raises many kinds for files that are no notebooks
             raise RefreshError(f"{path.name} is not a valid notebook: {error}") from error
     if not notebooks:
         raise RefreshError(f"no notebooks in {root / 'notebooks'}")
     return notebooks
 
 
+def exported(name, notebook):
+    """The texts of the cells of a notebook that are marked for helpers.py."""
+    texts = []
+    for number, cell in enumerate(notebook.cells, 1):
+        first, _, text = cell.source.partition("\n")
+        if cell.cell_type != "code" or not re.match(r"#\s*\|\s*export", cell.source.lstrip()):
+            continue
+        if first != MARKER:
+            raise RefreshError(
+                f"{name}, cell {number}: to be exported, its first line must be exactly {MARKER!r}"
+            )
+        try:
+            compile(text, f"{name}, cell {number}", "exec")
+        except SyntaxError as error:
+            raise RefreshError(
+                f"{name}, cell {number}: SyntaxError: {error.msg}, line {error.lineno + 1}"
+            ) from error
+        texts.append(text.strip("\n"))
+    return texts
+
+
 def export(notebooks):
     """The text of helpers.py: the cells marked `#| export`, under a line that names their notebook."""
     parts = [HEADER]
     for name, notebook in notebooks.items():
-        sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-        exported = [
-            source.removeprefix(MARKER).strip("\n") for source in sources if source.startswith(MARKER)
-        ]
-        if not exported:
+        texts = exported(name, notebook)
+        if not texts:
             continue
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         banner = f"# ---- {title} (notebooks/{name}) "
         gap = "\n\n" if len(parts) > 1 else "\n"
-        parts.append(gap + banner.ljust(110, "-") + "\n\n" + "\n\n\n".join(exported) + "\n")
+        parts.append(gap + banner.ljust(110, "-") + "\n\n" + "\n\n\n".join(texts) + "\n")
     return "".join(parts)
 
 
 def execute(name, notebook, folder):
     """Run `notebook` in `folder`; return it with fresh outputs and nothing that differs from run to run."""
-    fresh = nbformat.from_dict(notebook)
+    fresh = copy.deepcopy(notebook)
+    for cell in fresh.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
     client = NotebookClient(
         fresh,
         timeout=600,
@@ -94,12 +114,13 @@ def execute(name, notebook, folder):
             env={**os.environ, "COURSE_REFRESH": "1"}, stderr=subprocess.DEVNULL
         )  # ipykernel's start-up notes
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        # A cell that was started and did not finish is the last one with a trace of execution.
-        number = max(
-            i for i, cell in enumerate(fresh.cells, 1) if cell.get("execution_count") or cell.get("outputs")
-        )
+        code = [number for number, cell in enumerate(fresh.cells, 1) if cell.cell_type == "code"]
+        ran = [number for number in code if fresh.cells[number - 1].execution_count]
+        failed = (
+            ran[-1] if isinstance(error, CellExecutionError) else code[len(ran)]
+        )  # a dead one has no count
         what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else error
-        raise RefreshError(f"{name}, cell {number}: {what}\nNothing was changed.") from error
+        raise RefreshError(f"{name}, cell {failed}: {what}") from error
     fresh.metadata = nbformat.from_dict(KERNEL)
     for old, new in zip(notebook.cells, fresh.cells, strict=True):
         new.metadata = nbformat.from_dict({k: v for k, v in new.metadata.items() if k == "tags"})
@@ -144,20 +165,20 @@ def is_fresh(made, stored):
 
 def refresh(root=ROOT, check=False):
     """Refresh the repository at `root`, or with `check` only compare; return the paths that were stale."""
+    before = {path: path.read_bytes() for path in (root / "notebooks").glob("*.ipynb")}
     with tempfile.TemporaryDirectory() as stage:
         made = build(root, Path(stage))
         stale = [path for path, file in made.items() if not is_fresh(file, root / path)]
-        orphans = [
-            p.relative_to(root) for p in (root / "figures").glob("*.svg") if p.relative_to(root) not in made
-        ]
-        if not check:
-            for path in stale:
-                partial = root / f"{path}.partial"
-                shutil.copyfile(made[path], partial)
-                os.replace(partial, root / path)
-            for path in orphans:
-                (root / path).unlink()
-    return stale + orphans
+        if check:
+            return stale
+        edited = [path.name for path, content in before.items() if path.read_bytes() != content]
+        if edited:
+            raise RefreshError(f"{', '.join(edited)} was edited meanwhile: refresh again")
+        for path in stale:
+            partial = root / f"{path}.partial"
+            shutil.copyfile(made[path], partial)
+            os.replace(partial, root / path)
+    return stale
 
 
 def main():
@@ -169,7 +190,7 @@ def main():
     try:
         stale = refresh(check=check)
     except RefreshError as error:
-        sys.exit(f"\n{error}")
+        sys.exit(f"\n{error}\nNothing was changed.")
     for path in stale:
         print("stale:" if check else "refreshed:", path.as_posix())
     if not stale:

@@ -1,6 +1,5 @@
 """helpers.py and the pictures are what the sources make, and refresh.py keeps its promises."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -44,18 +43,27 @@ def test_every_picture_has_code_that_draws_it():
     assert plots | set(DIAGRAMS) == {path.stem for path in FIGURES.glob("*.svg")}
 
 
+PICTURE = (
+    '<path id="a1234567890" d="M 1 2.5" style="fill: #0e1111; opacity: 0.3"/><use href="#a1234567890" x="3"/>'
+)
+
+
 @pytest.mark.parametrize(
-    "other, same",
+    "old, new, same",
     [
-        ('<path id="a1234567890" d="M 1 2.5"/>', True),
-        ('<path id="b0987654321" d="M 1.01 2.49"/>', True),
-        ('<path id="a1234567890" d="M 1 2.7"/>', False),
-        ('<path id="a1234567890" d="L 1 2.5"/>', False),
-        ('<path id="a1234567890" d="M 1 2.5 3"/>', False),
+        ("a1234567890", "b0987654321", True),  # another id, used in the same places
+        ("M 1 2.5", "M 1.01 2.49", True),
+        ('x="3"', 'x="3.04"', True),
+        ("M 1 2.5", "M 1 2.7", False),
+        ("M 1 2.5", "L 1 2.5", False),
+        ("M 1 2.5", "M 1 2.5 3", False),
+        ("#0e1111", "#0e9999", False),
+        ("opacity: 0.3", "opacity: 0.34", False),
+        ('href="#a1234567890"', 'href="#c1111111111"', False),
     ],
 )
-def test_same_picture(other, same):
-    assert same_picture('<path id="a1234567890" d="M 1 2.5"/>', other) is same
+def test_same_picture(old, new, same):
+    assert same_picture(PICTURE, PICTURE.replace(old, new)) is same
 
 
 def code(*sources):
@@ -117,32 +125,56 @@ def test_refresh_derives_everything_and_then_changes_nothing(course):
 
     # A change in the first notebook reaches the second and the picture; --check names all, changes nothing.
     write(course / "notebooks" / "1.ipynb", *code("#| export\nheight = 5", "print(height)"))
-    (course / "figures" / "orphan.svg").write_text("<svg/>")
     before = contents(course)
     check = refresh(course, "--check")
     assert check.returncode == 1 and contents(course) == before
-    stale = ["helpers.py", "notebooks/1.ipynb", "notebooks/2.ipynb", "figures/bar.svg", "figures/orphan.svg"]
+    stale = ["helpers.py", "notebooks/1.ipynb", "notebooks/2.ipynb", "figures/bar.svg"]
     assert set(re.findall(r"^stale: (.*)$", check.stdout, re.M)) == set(stale)
     assert refresh(course).returncode == 0
     assert outputs(course / "notebooks" / "2.ipynb")[0] == "5\n"
-    assert not (course / "figures" / "orphan.svg").exists()
+
+
+def edit(path, number, source):
+    """Give cell `number` (from 1) of a stored, executed notebook another source."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells[number - 1].source = source
+    nbformat.write(notebook, path)
 
 
 def test_a_failing_notebook_leaves_every_file_as_it_was(course):
     assert refresh(course).returncode == 0
-    write(
-        course / "notebooks" / "1.ipynb",
-        *code("#| export\nheight = 3", "print('fine')", "1 / 0", "print('never')"),
-    )
-    before = contents(course)
+    for notebook, cell, source, error in (
+        ("1.ipynb", 2, "#| export\nheight = 3\n1 / 0", "ZeroDivisionError: division by zero"),
+        ("2.ipynb", 3, "import sys\nraise KeyError('no')", "KeyError: 'no'"),
+        ("2.ipynb", 4, "import os\nos._exit(1)", "Kernel died"),
+        ("1.ipynb", 2, "#| export\nheight = = 3", "SyntaxError: invalid syntax, line 2"),
+        ("1.ipynb", 2, "#|export\nheight = 3", "to be exported, its first line must be exactly '#| export'"),
+    ):
+        good = (course / "notebooks" / notebook).read_bytes()
+        edit(course / "notebooks" / notebook, cell, source)
+        before = contents(course)
+        result = refresh(course)
+        assert result.returncode == 1 and contents(course) == before
+        assert f"{notebook}, cell {cell}: {error}" in result.stderr
+        assert "Nothing was changed" in result.stderr and "Traceback" not in result.stderr
+        (course / "notebooks" / notebook).write_bytes(good)
+
+
+def test_an_edit_during_a_refresh_is_not_lost(course):
+    edited = "from pathlib import Path\npath = Path({!r})\npath.write_bytes(path.read_bytes() + b' ')"
+    edited = edited.format(str(course / "notebooks" / "2.ipynb"))
+    write(course / "notebooks" / "1.ipynb", *code("#| export\nheight = 2", edited))
     result = refresh(course)
-    assert result.returncode == 1 and contents(course) == before
-    assert "1.ipynb, cell 4: ZeroDivisionError: division by zero" in result.stderr
-    assert "Nothing was changed" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 1 and "2.ipynb was edited meanwhile" in result.stderr
+    assert (course / "notebooks" / "2.ipynb").read_bytes().endswith(b" ")
+    assert not (course / "helpers.py").exists()
 
 
-def test_a_damaged_notebook_is_named(course):
-    (course / "notebooks" / "2.ipynb").write_text(json.dumps({"cells": []})[:-3])
+@pytest.mark.parametrize(
+    "text", ['{"cells": [', "[]", "null", "", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}']
+)
+def test_a_damaged_notebook_is_named(course, text):
+    (course / "notebooks" / "2.ipynb").write_text(text)
     before = contents(course)
     result = refresh(course)
     assert result.returncode == 1 and contents(course) == before

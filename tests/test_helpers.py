@@ -229,7 +229,7 @@ def test_gradient_magnitudes_are_those_of_backward_and_leave_no_trace():
 
 
 def test_gradient_magnitudes_needs_weights():
-    with pytest.raises(ValueError, match="Identity has no parameter whose name ends with 'weight'"):
+    with pytest.raises(ValueError, match="Identity has no trainable parameter whose name ends with 'weight'"):
         gradient_magnitudes(nn.Identity(), torch.zeros(1, 3))
 
 
@@ -281,6 +281,7 @@ def test_attention_has_the_books_names_and_no_buffers():
         ({"context_length": 0}, ValueError, "context_length must be at least 1, got 0"),
         ({"dropout": 1}, ValueError, "dropout must be at least 0 and below 1, got 1"),
         ({"dropout": None}, TypeError, "dropout must be a number, got None"),
+        ({"qkv_bias": "False"}, TypeError, "qkv_bias must be True or False, got 'False'"),
     ],
 )
 def test_attention_refuses_impossible_arguments(change, error, message):
@@ -292,6 +293,54 @@ def test_attention_refuses_more_tokens_than_its_context():
     attention()(torch.zeros(1, 12, 10))
     with pytest.raises(ValueError, match="cannot attend over 13 tokens, context_length is only 12"):
         attention()(torch.zeros(1, 13, 10))
+
+
+@pytest.mark.parametrize("shape", [(10,), (3, 10), (1, 1, 3, 10)])
+def test_attention_refuses_another_number_of_dimensions(shape):
+    with pytest.raises(ValueError, match=r"the input must have shape \(B, T, d_in\), got"):
+        attention()(torch.zeros(shape))
+
+
+def test_weights_saved_by_the_books_code_load():
+    """The book's attention keeps its mask as a buffer, and so in every state_dict."""
+    model = GPTModel(SMALL)
+    saved = GPTModel(SMALL).state_dict()
+    masks = {f"trf_blocks.{n}.att.mask": torch.ones(12, 12).triu(1) for n in range(SMALL["n_layers"])}
+    model.load_state_dict(saved | masks)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        model.load_state_dict(saved | {"trf_blocks.0.att.other": torch.ones(1)})
+
+
+def test_layers_are_constructed_in_the_books_order():
+    """Under the same seed, the numbers are those of linear layers made one after the other."""
+    torch.manual_seed(123)
+    block = TransformerBlock(SMALL)
+    torch.manual_seed(123)
+    linears = [block.att.W_query, block.att.W_key, block.att.W_value, block.att.out_proj]
+    for linear in [*linears, block.ff.layers[0], block.ff.layers[2]]:
+        again = nn.Linear(linear.in_features, linear.out_features)
+        assert torch.equal(linear.weight, again.weight) and torch.equal(linear.bias, again.bias)
+
+
+def test_dropout_acts_on_what_each_sublayer_adds():
+    """drop_shortcut is one module in two places: it sees the output of att, then that of ff."""
+    block, x = randomized(TransformerBlock(SMALL)), randn(1, 5, 24)
+    seen = []
+    block.drop_shortcut.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    block(x)
+    added = block.att(block.norm1(x))
+    torch.testing.assert_close(seen, [added, block.ff(block.norm2(x + added))])
+
+
+def test_attention_drops_weights():
+    """Dropout acts on the attention weights: after the softmax, before the values."""
+    att, x = randomized(attention()), randn(1, 5, 10)
+    seen = []
+    att.dropout.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    att(x)
+    assert seen[0].shape == (1, 3, 5, 5)
+    torch.testing.assert_close(seen[0].sum(dim=-1), torch.ones(1, 3, 5, dtype=torch.float64))
 
 
 def reference_block(block):
@@ -425,7 +474,8 @@ def test_model_takes_the_largest_input_and_int32():
 
 def test_model_runs_on_meta():
     with torch.device("meta"):
-        assert GPTModel(SMALL)(torch.zeros(2, 5, dtype=torch.long)).shape == (2, 5, 61)
+        model, given = GPTModel(SMALL), torch.zeros(2, 5, dtype=torch.long)
+    assert model(given).shape == (2, 5, 61)  # every tensor is made on the device of the input
 
 
 # 4.7
@@ -459,9 +509,20 @@ def test_generation_leaves_its_arguments_alone(model):
     for training in (False, True):
         model.train(training)
         out = generate_text_simple(model, prompt, 2, 12)
-        assert torch.equal(prompt, ids(1, 2, 3)) and model.training is training and not out.requires_grad
+        assert torch.equal(prompt, ids(1, 2, 3)) and model.training is training and out.shape == (1, 5)
     model.eval()
     assert torch.equal(generate_text_simple(model, prompt, 0, 12), prompt)
+
+
+def test_generation_keeps_no_graph():
+    modes = []
+
+    def stub(idx):
+        modes.append(torch.is_grad_enabled())
+        return torch.zeros(1, idx.shape[1], 5)
+
+    generate_text_simple(stub, ids(1), 2, 4)
+    assert modes == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -499,9 +560,17 @@ def test_text_to_ids_and_back(text):
     assert token_ids_to_text(encoded, tokenizer) == text
 
 
-def test_empty_text_is_an_empty_row():
-    encoded = text_to_token_ids("", helpers.gpt2_tokenizer())
-    assert encoded.dtype == torch.long and encoded.shape == (1, 0)
+def test_end_of_text_is_one_token():
+    assert text_to_token_ids("<|endoftext|>", helpers.gpt2_tokenizer()).tolist() == [[50256]]
+
+
+def test_empty_text_is_refused():
+    with pytest.raises(ValueError, match="the text must have at least one character"):
+        text_to_token_ids("", helpers.gpt2_tokenizer())
+
+
+def test_a_row_of_a_batch_can_be_decoded():
+    assert token_ids_to_text(torch.tensor([15496, 11]), helpers.gpt2_tokenizer()) == "Hello,"
 
 
 @pytest.mark.parametrize("text", [None, 7, b"Hello", ["Hello"]])
@@ -510,9 +579,16 @@ def test_text_must_be_a_str(text):
         text_to_token_ids(text, helpers.gpt2_tokenizer())
 
 
-@pytest.mark.parametrize(
-    "given, error, message", [*BAD_IDS, (torch.ones(2, 3, dtype=torch.long), ValueError, r"\(2, 3\)")]
-)
+BAD_TO_DECODE = [case for case in BAD_IDS if not (isinstance(case[0], torch.Tensor) and case[0].ndim == 1)]
+BAD_TO_DECODE += [
+    (torch.ones(2, 3, dtype=torch.long), ValueError, r"got \(2, 3\)"),
+    (torch.ones(0, dtype=torch.long), ValueError, r"got \(1, 0\)"),
+    (ids(50257), ValueError, r"token ids must lie in 0 \.\.\. 50256, got ids from 50257 to 50257"),
+    (ids(-1, 2**40), ValueError, r"got ids from -1 to 1099511627776"),
+]
+
+
+@pytest.mark.parametrize("given, error, message", BAD_TO_DECODE)
 def test_only_one_sequence_of_ids_is_decoded(given, error, message):
     with pytest.raises(error, match=message):
         token_ids_to_text(given, helpers.gpt2_tokenizer())

