@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from figures import drawing
 from figures.diagrams import DIAGRAMS, draw_all
 from figures.drawing import same_picture
 from notebooks.refresh import export, read_notebooks
@@ -64,6 +66,28 @@ PICTURE = (
 )
 def test_same_picture(old, new, same):
     assert same_picture(PICTURE, PICTURE.replace(old, new)) is same
+
+
+def test_show_says_whether_the_picture_is_the_stored_one(tmp_path, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(drawing, "FIGURES", tmp_path)
+    monkeypatch.setattr(drawing, "display", shown.append)
+    monkeypatch.delenv("COURSE_REFRESH", raising=False)
+
+    def plot(height):
+        fig, ax = plt.subplots()
+        ax.bar([0], [height])
+        ax.set_ylim(0, 9)
+        return fig
+
+    drawing.save(plot(2), tmp_path / "bar.svg")
+    stored = (tmp_path / "bar.svg").read_bytes()
+    drawing.show(plot(2), "bar")
+    assert "shown below" in capsys.readouterr().out and not shown
+    drawing.show(plot(3), "bar")
+    assert "Your picture, which differs" in capsys.readouterr().out and len(shown) == 1
+    assert (tmp_path / "bar.svg").read_bytes() == stored  # a reader's experiment changes no file
+    assert not plt.get_fignums()
 
 
 def code(*sources):
