@@ -9,11 +9,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from figures import drawing
 from figures.diagrams import DIAGRAMS, draw_all
 from figures.drawing import same_picture
+from helpers import GPT_CONFIG_124M, GPTModel, count_parameters
 from notebooks.refresh import export, read_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +45,19 @@ def test_every_picture_has_code_that_draws_it():
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb"))
     plots = set(re.findall(r'show\([^"]*\\"(\w+)\\"\)', sources))
     assert plots | set(DIAGRAMS) == {path.stem for path in FIGURES.glob("*.svg")}
+
+
+def test_the_parameters_in_the_diagrams_are_those_of_the_model():
+    with torch.device("meta"):
+        model = GPTModel(GPT_CONFIG_124M)
+    block = model.trf_blocks[0]
+    parts = (model, model.tok_emb, model.pos_emb, model.trf_blocks, model.final_norm, model.out_head)
+    parts += (block, block.att, block.ff, block.ff.layers[0], block.ff.layers[2], block.norm1)
+    counts = {count_parameters(part) for part in parts}
+    model.out_head.weight = model.tok_emb.weight
+    counts.add(count_parameters(model))
+    drawn = re.findall(r"\d{1,3}(?:,\d{3})+", (FIGURES / "diagrams.py").read_text(encoding="utf-8"))
+    assert {int(number.replace(",", "")) for number in drawn} - {50257} == counts
 
 
 PICTURE = (
