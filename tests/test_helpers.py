@@ -295,6 +295,16 @@ def test_attention_refuses_more_tokens_than_its_context():
         attention()(torch.zeros(1, 13, 10))
 
 
+def test_attention_hides_the_future_however_large_the_scores():
+    att, x = randomized(attention()), 1000 * randn(1, 6, 10)
+    first, later = att(x)[:, :3], att(torch.cat([x[:, :3], 1000 * randn(1, 3, 10)], dim=1))[:, :3]
+    torch.testing.assert_close(first, later)
+
+
+def test_attention_has_no_bias_in_its_projections_unless_asked():
+    assert MultiHeadAttention(10, 24, 12, 0.0, 3).W_key.bias is None
+
+
 @pytest.mark.parametrize("shape", [(10,), (3, 10), (1, 1, 3, 10)])
 def test_attention_refuses_another_number_of_dimensions(shape):
     with pytest.raises(ValueError, match=r"the input must have shape \(B, T, d_in\), got"):
