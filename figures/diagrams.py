@@ -661,6 +661,54 @@ def shown(piece, width=None, size=SMALL):
     return visible
 
 
+def attention_by_hand(weights, values, outputs):
+    """Causal attention with one number per token: a table of weights, the values they average, the outputs.
+
+    `weights` is a list of rows; `values` and `outputs` have a number for each token.
+    """
+    count, (width, height) = len(values), (0.72, 0.42)
+    fig, ax = canvas(height * count + 1.25)
+    left, bottom, middle = 1.35, 0.45, 0.45 + height * count / 2
+    grid(
+        ax,
+        left,
+        bottom,
+        count,
+        count,
+        (width, height),
+        "attention",
+        [f"{w:.2f}" for row in weights for w in row],
+    )
+    for place in range(count):
+        y = bottom + (count - 0.5 - place) * height
+        label(ax, left - 0.15, y, f"token {place + 1}", ha="right", size=SMALL)
+        label(
+            ax, left + (place + 0.5) * width, bottom + count * height + 0.17, f"token {place + 1}", size=SMALL
+        )
+        for later in range(place + 1, count):  # hidden by the mask
+            corner = (left + later * width, bottom + (count - 1 - place) * height)
+            ax.add_patch(Rectangle(corner, width, height, zorder=4, hatch="////", **paint("text", 0.35, 0.8)))
+    right = left + count * width
+    for x, sign, numbers, component, title in [
+        (right + 0.55, "×", values, "embedding", "values"),
+        (right + 1.9, "=", outputs, "attention", "outputs"),
+    ]:
+        label(ax, x - 0.28, middle, sign, size=14)
+        grid(
+            ax, x, bottom, count, 1, (width, height), component, [f"{number:.0f}" for number in numbers], 0.4
+        )
+        label(ax, x + width / 2, bottom + count * height + 0.45, title, bold=True)
+    label(
+        ax,
+        left + count * width / 2,
+        bottom + count * height + 0.45,
+        "weights: who looks (row) at whom",
+        bold=True,
+    )
+    label(ax, left + count * width / 2, 0.2, "hatched: the future, hidden by the mask", size=SMALL)
+    return fig
+
+
 def generation_step(context_pieces, context_ids, candidates, chosen):
     """One step of generation: context, logits of its last position, probabilities, the chosen token.
 
