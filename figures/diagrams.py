@@ -669,16 +669,8 @@ def attention_by_hand(weights, values, outputs):
     count, (width, height) = len(values), (0.72, 0.42)
     fig, ax = canvas(height * count + 1.25)
     left, bottom, middle = 1.35, 0.45, 0.45 + height * count / 2
-    grid(
-        ax,
-        left,
-        bottom,
-        count,
-        count,
-        (width, height),
-        "attention",
-        [f"{w:.2f}" for row in weights for w in row],
-    )
+    visible = [f"{w:.2f}" if j <= i else "" for i, row in enumerate(weights) for j, w in enumerate(row)]
+    grid(ax, left, bottom, count, count, (width, height), "attention", visible)
     for place in range(count):
         y = bottom + (count - 0.5 - place) * height
         label(ax, left - 0.15, y, f"token {place + 1}", ha="right", size=SMALL)
@@ -702,7 +694,7 @@ def attention_by_hand(weights, values, outputs):
         ax,
         left + count * width / 2,
         bottom + count * height + 0.45,
-        "weights: who looks (row) at whom",
+        "weights: row looks at column",
         bold=True,
     )
     label(ax, left + count * width / 2, 0.2, "hatched: the future, hidden by the mask", size=SMALL)
