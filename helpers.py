@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 
-VOCABULARY_SHA256 = (
-    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # the one tiktoken checks
-)
+# The hash that tiktoken checks, too.
+VOCABULARY_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 
 
 @cache
@@ -72,13 +71,13 @@ GPT2_CONFIGS = {  # the four released sizes
 }
 
 
-def check_sizes(**sizes):
-    """Raise TypeError or ValueError unless every size is a positive integer."""
+def check_sizes(least=1, **sizes):
+    """Raise TypeError or ValueError unless every size is an integer that is at least `least`."""
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(f"{name} must be an integer, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        if size < least:
+            raise ValueError(f"{name} must be at least {least}, got {size}")
 
 
 def check_rate(**rates):
@@ -296,13 +295,21 @@ class TransformerBlock(nn.Module):
 
 # ---- 4.6 Coding the GPT model (notebooks/4.6_gpt_model.ipynb) ----------------------------------------------
 
-def check_token_ids(ids):
-    """Raise unless `ids` is a tensor of int32 or int64 with shape (B, T), neither of them 0."""
+def check_token_ids(ids, vocab_size=None):
+    """Raise TypeError or ValueError unless `ids` is an integer tensor of shape (B, T), neither of them 0.
+
+    With a `vocab_size`, the ids must lie in the vocabulary as well.
+    """
     if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int32, torch.int64):
         given = ids.dtype if isinstance(ids, torch.Tensor) else type(ids).__name__
         raise TypeError(f"token ids must be a tensor of int64 or int32, got {given}")
     if ids.ndim != 2 or ids.numel() == 0:
         raise ValueError(f"token ids must have shape (B, T) with B and T at least 1, got {tuple(ids.shape)}")
+    if vocab_size is None or ids.is_meta:  # a meta tensor has no values
+        return
+    low, high = ids.min().item(), ids.max().item()
+    if low < 0 or high >= vocab_size:
+        raise ValueError(f"token ids must lie in 0 ... {vocab_size - 1}, got ids from {low} to {high}")
 
 
 class GPTModel(nn.Module):
@@ -324,20 +331,12 @@ class GPTModel(nn.Module):
         self.final_norm = LayerNorm(cfg["emb_dim"])
         self.out_head = nn.Linear(cfg["emb_dim"], cfg["vocab_size"], bias=False)
 
-    def check_input(self, in_idx):
-        check_token_ids(in_idx)
-        limit, vocab_size = self.pos_emb.num_embeddings, self.tok_emb.num_embeddings
-        if in_idx.shape[1] > limit:
-            raise ValueError(
-                f"cannot process a sequence of {in_idx.shape[1]} tokens, context_length is only {limit}"
-            )
-        if not in_idx.is_meta and not 0 <= in_idx.min() <= in_idx.max() < vocab_size:
-            low, high = in_idx.min().item(), in_idx.max().item()
-            raise ValueError(f"token ids must lie in 0 ... {vocab_size - 1}, got ids from {low} to {high}")
-
     def forward(self, in_idx):
-        self.check_input(in_idx)
-        positions = torch.arange(in_idx.shape[1], device=in_idx.device)  # (T,)
+        check_token_ids(in_idx, self.tok_emb.num_embeddings)
+        T, limit = in_idx.shape[1], self.pos_emb.num_embeddings
+        if T > limit:
+            raise ValueError(f"cannot process a sequence of {T} tokens, context_length is only {limit}")
+        positions = torch.arange(T, device=in_idx.device)  # (T,)
         x = self.tok_emb(in_idx) + self.pos_emb(positions)  # (B, T, D) + (T, D) -> (B, T, D)
         x = self.drop_emb(x)
         x = self.trf_blocks(x)
@@ -364,12 +363,9 @@ def text_to_token_ids(text, tokenizer):
 def token_ids_to_text(ids, tokenizer):
     """The text of token ids of shape (1, T) or (T,). Raises TypeError or ValueError for anything else."""
     ids = ids[None] if isinstance(ids, torch.Tensor) and ids.ndim == 1 else ids
-    check_token_ids(ids)
+    check_token_ids(ids, tokenizer.n_vocab)
     if ids.shape[0] != 1:
         raise ValueError(f"one sequence of shape (1, T) can be decoded at a time, got {tuple(ids.shape)}")
-    low, high = ids.min().item(), ids.max().item()
-    if low < 0 or high >= tokenizer.n_vocab:
-        raise ValueError(f"token ids must lie in 0 ... {tokenizer.n_vocab - 1}, got ids from {low} to {high}")
     return tokenizer.decode(ids[0].tolist())
 
 
@@ -385,10 +381,7 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
     """
     check_token_ids(idx)
     check_sizes(context_size=context_size)
-    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool):
-        raise TypeError(f"max_new_tokens must be an integer, got {max_new_tokens!r}")
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+    check_sizes(least=0, max_new_tokens=max_new_tokens)
     for _ in range(max_new_tokens):
         logits = model(idx[:, -context_size:])  # (B, T, V)
         idx_next = logits[:, -1, :].argmax(dim=-1, keepdim=True)  # (B, 1)

@@ -668,36 +668,27 @@ def attention_by_hand(weights, values, outputs):
     """
     count, (width, height) = len(values), (0.72, 0.42)
     fig, ax = canvas(height * count + 1.25)
-    left, bottom, middle = 1.35, 0.45, 0.45 + height * count / 2
+    left, bottom = 1.35, 0.45
+    right, top = left + count * width, bottom + count * height
     visible = [f"{w:.2f}" if j <= i else "" for i, row in enumerate(weights) for j, w in enumerate(row)]
     grid(ax, left, bottom, count, count, (width, height), "attention", visible)
     for place in range(count):
-        y = bottom + (count - 0.5 - place) * height
-        label(ax, left - 0.15, y, f"token {place + 1}", ha="right", size=SMALL)
-        label(
-            ax, left + (place + 0.5) * width, bottom + count * height + 0.17, f"token {place + 1}", size=SMALL
-        )
+        name = f"token {place + 1}"
+        label(ax, left - 0.15, top - (place + 0.5) * height, name, ha="right", size=SMALL)
+        label(ax, left + (place + 0.5) * width, top + 0.17, name, size=SMALL)
         for later in range(place + 1, count):  # hidden by the mask
-            corner = (left + later * width, bottom + (count - 1 - place) * height)
+            corner = (left + later * width, top - (place + 1) * height)
             ax.add_patch(Rectangle(corner, width, height, zorder=4, hatch="////", **paint("text", 0.35, 0.8)))
-    right = left + count * width
     for x, sign, numbers, component, title in [
         (right + 0.55, "×", values, "embedding", "values"),
         (right + 1.9, "=", outputs, "attention", "outputs"),
     ]:
-        label(ax, x - 0.28, middle, sign, size=14)
-        grid(
-            ax, x, bottom, count, 1, (width, height), component, [f"{number:.0f}" for number in numbers], 0.4
-        )
-        label(ax, x + width / 2, bottom + count * height + 0.45, title, bold=True)
-    label(
-        ax,
-        left + count * width / 2,
-        bottom + count * height + 0.45,
-        "weights: row looks at column",
-        bold=True,
-    )
-    label(ax, left + count * width / 2, 0.2, "hatched: the future, hidden by the mask", size=SMALL)
+        cells = [f"{number:.0f}" for number in numbers]
+        label(ax, x - 0.28, (bottom + top) / 2, sign, size=14)
+        grid(ax, x, bottom, count, 1, (width, height), component, cells, 0.4)
+        label(ax, x + width / 2, top + 0.45, title, bold=True)
+    label(ax, (left + right) / 2, top + 0.45, "weights: row looks at column", bold=True)
+    label(ax, (left + right) / 2, 0.2, "hatched: the future, hidden by the mask", size=SMALL)
     return fig
 
 

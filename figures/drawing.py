@@ -66,10 +66,10 @@ def show(fig, name):
     an unchanged notebook shows each picture once, and a reader who changed a number sees the new curve above
     the old one. While refresh.py runs, which sets COURSE_REFRESH, `fig` becomes the stored picture.
     """
-    stored = FIGURES / f"{name}.svg"
+    stored, svg = FIGURES / f"{name}.svg", as_svg(fig)
     if os.environ.get("COURSE_REFRESH"):
-        save(fig, stored)
-    if stored.exists() and same_picture(as_svg(fig), stored.read_text(encoding="utf-8")):
+        stored.write_text(svg, encoding="utf-8", newline="\n")
+    if stored.exists() and same_picture(svg, stored.read_text(encoding="utf-8")):
         print(f"Drawn from the numbers above: figures/{name}.svg, shown below.")
     else:
         print(f"Your picture, which differs from the stored figures/{name}.svg:")

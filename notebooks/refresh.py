@@ -109,16 +109,15 @@ def execute(name, notebook, folder):
         record_timing=False,
         coalesce_streams=True,
     )
+    # What a kernel itself writes to stderr is ipykernel's start-up notes; a cell's own goes into its outputs.
+    settings = {"env": {**os.environ, "COURSE_REFRESH": "1"}, "stderr": subprocess.DEVNULL}
     try:
-        client.execute(
-            env={**os.environ, "COURSE_REFRESH": "1"}, stderr=subprocess.DEVNULL
-        )  # ipykernel's start-up notes
+        client.execute(**settings)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         code = [number for number, cell in enumerate(fresh.cells, 1) if cell.cell_type == "code"]
         ran = [number for number in code if fresh.cells[number - 1].execution_count]
-        failed = (
-            ran[-1] if isinstance(error, CellExecutionError) else code[len(ran)]
-        )  # a dead one has no count
+        # The cell that killed its kernel has no count: it is the one after the last that has.
+        failed = ran[-1] if isinstance(error, CellExecutionError) else code[len(ran)]
         what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else error
         raise RefreshError(f"{name}, cell {failed}: {what}") from error
     fresh.metadata = nbformat.from_dict(KERNEL)

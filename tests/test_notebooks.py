@@ -39,7 +39,7 @@ def prose(path):
 
 
 def outputs(path):
-    return [(cell, output) for cell in cells(path, "code") for output in cell.outputs]
+    return [output for cell in cells(path, "code") for output in cell.outputs]
 
 
 def test_all_seven_are_there():
@@ -55,7 +55,7 @@ def test_committed_as_executed_from_top_to_bottom(path):
 
 @each
 def test_outputs_hold_on_every_machine(path):
-    for _, output in outputs(path):
+    for output in outputs(path):
         assert output.output_type == "stream" and output.name == "stdout", "only printed text is compared"
         assert not re.search(r" at 0x[0-9a-f]{6,}|/(home|root|Users|tmp)/", output.text), (
             "an address or a path"
