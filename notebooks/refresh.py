@@ -4,8 +4,8 @@
     python notebooks/refresh.py --check    change nothing; name what is stale and exit with 1
 
 All work happens in a temporary copy. The repository changes only after every notebook has run without an
-error, one file at a time and each in one step, so that a failed or interrupted run leaves no file half
-written.
+error, one file at a time and each in one step. So a run that is killed leaves every file whole, old or new,
+and the next one does the rest. Of two runs at once, the later may say that a notebook was edited meanwhile.
 """
 
 import argparse
@@ -162,21 +162,37 @@ def is_fresh(made, stored):
     return same_picture(new, old) if stored.suffix == ".svg" else new == old
 
 
+def contents(root):
+    """The bytes of the stored notebooks by path."""
+    return {path: path.read_bytes() for path in (root / "notebooks").glob("*.ipynb")}
+
+
 def refresh(root=ROOT, check=False):
     """Refresh the repository at `root`, or with `check` only compare; return the paths that were stale."""
-    before = {path: path.read_bytes() for path in (root / "notebooks").glob("*.ipynb")}
-    with tempfile.TemporaryDirectory() as stage:
+    # A run renames its partial files as soon as it has written them all. One that is here now, and still is
+    # when this run has executed every notebook, was left by a run that was killed.
+    leftovers = [*root.glob("*.refresh-*.partial"), *root.glob("*/*.refresh-*.partial")]
+    before = contents(root)
+    with tempfile.TemporaryDirectory(prefix="refresh-") as stage:
         made = build(root, Path(stage))
         stale = [path for path, file in made.items() if not is_fresh(file, root / path)]
         if check:
             return stale
-        edited = [path.name for path, content in before.items() if path.read_bytes() != content]
-        if edited:
-            raise RefreshError(f"{', '.join(edited)} was edited meanwhile: refresh again")
-        for path in stale:
-            partial = root / f"{path}.partial"
-            shutil.copyfile(made[path], partial)
-            os.replace(partial, root / path)
+        # Only a rename within a folder is one step; the folder `stage` gives names that no other run has.
+        partials = {path: root / f"{path}.{Path(stage).name}.partial" for path in stale}
+        try:
+            for path, partial in partials.items():
+                shutil.copyfile(made[path], partial)
+            edited = {path.name for path, _ in before.items() ^ contents(root).items()}
+            if stale and edited:
+                raise RefreshError(f"{', '.join(sorted(edited))} was edited meanwhile: refresh again")
+            for path, partial in partials.items():
+                os.replace(partial, root / path)
+        except OSError as error:  # a full disk; on Windows also a file that another program has open
+            sys.exit(f"\n{error}\nEvery file is whole, old or new. Put that right and refresh again.")
+        finally:
+            for partial in [*partials.values(), *leftovers]:
+                partial.unlink(missing_ok=True)
     return stale
 
 

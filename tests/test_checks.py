@@ -1,0 +1,221 @@
+"""The checks of the exercises: right answers pass, mistakes are named, and nothing breaks a check."""
+
+import ast
+import contextlib
+import io
+import re
+import sys
+import time
+from pathlib import Path
+
+import answers
+import pytest
+import torch
+from torch import nn
+
+import helpers
+from notebooks import checks
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "examine")}
+
+
+def say(name, answer):
+    """The line that a check prints for an answer."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        assert CHECKS[name](answer) is None
+    assert err.getvalue() == "" and re.fullmatch(r"Exercise 4\.\d\.\d: .+\n", out.getvalue()), name
+    return out.getvalue().strip()
+
+
+def cases(data):
+    return [(name, i) for name, given in data.items() for i in range(len(given))]
+
+
+@pytest.fixture(scope="module")
+def lines():
+    """What the checks say of every wrong answer."""
+    return {(name, i): say(name, answers.WRONG[name][i][0]) for name, i in cases(answers.WRONG)}
+
+
+def test_every_check_has_right_and_wrong_answers():
+    assert list(answers.RIGHT) == list(answers.WRONG) == list(CHECKS)
+    assert all(len(wrong) >= 3 for wrong in answers.WRONG.values())
+
+
+@pytest.mark.parametrize("name, i", cases(answers.RIGHT))
+def test_right_answers_pass(name, i):
+    assert ": right. " in say(name, answers.RIGHT[name][i])
+
+
+@pytest.mark.parametrize("name, i", cases(answers.WRONG))
+def test_wrong_answers_are_named(lines, name, i):
+    line, words = lines[name, i], answers.WRONG[name][i][1]
+    assert ": not right yet. " in line and words in line and "The check could not" not in line
+
+
+# What an answer might do that has nothing to do with the question.
+
+
+class BadError(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+def raises(error):
+    def function(*args):
+        raise error
+
+    return function
+
+
+def forever(*args):
+    while True:
+        pass
+
+
+def deeper(*args):
+    return deeper(*args)
+
+
+def without_forward(*args):
+    return nn.Module()
+
+
+class NoArguments(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+
+class NotMade(nn.Module):
+    def __new__(cls, *args):
+        return 3
+
+
+class Strange:
+    """Not equal to itself, without a name, callable with anything, an attribute for everything."""
+
+    def __eq__(self, other):
+        raise TypeError
+
+    def __repr__(self):
+        raise TypeError
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    def __call__(self, *args, **kwargs):
+        return self
+
+
+def module_that(function):
+    return type(
+        "Odd", (nn.Module,), {"__init__": lambda self, *a: nn.Module.__init__(self), "forward": function}
+    )
+
+
+RESULTS = {
+    "None": None,
+    "NotImplemented": NotImplemented,
+    "text": "a",
+    "int": 777,
+    "complex": 1j,
+    "list": [[1.0]],
+    "dict": {"x": 1},
+    "nan": float("nan"),
+    "tuple of None": (None, None),
+    "empty": torch.empty(0),
+    "scalar": torch.tensor(1.0),
+    "bool tensor": torch.ones(2, 3, dtype=torch.bool),
+    "complex tensor": torch.ones(2, 3, dtype=torch.complex64),
+    "half": torch.ones(2, 5, dtype=torch.half),
+    "nan tensor": torch.full((2, 5, 6), float("nan")),
+    "infinite": torch.full((3, 4), float("inf")),
+    "meta": torch.ones(3, 4, device="meta"),
+    "sparse": torch.eye(4).to_sparse(),
+    "huge": torch.zeros(1).expand(1 << 20),
+    "strange": Strange(),
+    "module": nn.Linear(2, 2),
+    "class": int,
+}
+ACTIONS = {
+    "SystemExit": raises(SystemExit("bye")),
+    "KeyboardInterrupt": raises(KeyboardInterrupt()),
+    "NotImplementedError": raises(NotImplementedError()),
+    "StopIteration": raises(StopIteration()),
+    "MemoryError": raises(MemoryError()),
+    "an error that cannot be printed": raises(BadError()),
+    "many lines": raises(ValueError("one\n\ntwo\n" * 500)),
+    "recursion": deeper,
+    "takes nothing": lambda: 3,
+    "a module without forward": without_forward,
+    "prints": lambda *args: sys.exit(),
+}
+ODD = {f"is {name}": result for name, result in RESULTS.items()}
+ODD |= {f"returns {name}": lambda *args, r=result: r for name, result in RESULTS.items()}
+ODD |= {f"forward returns {name}": module_that(lambda *args, r=result: r) for name, result in RESULTS.items()}
+ODD |= ACTIONS | {f"forward: {name}": module_that(action) for name, action in ACTIONS.items()}
+ODD |= {"makes no module": NotMade, "a gap": lambda *args: ... / 2}
+ODD |= {"no arguments": NoArguments, "no module": Strange, "Module itself": nn.Module, "Linear": nn.Linear}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_whatever_an_answer_does_the_check_says_so_in_one_line(name):
+    for what, answer in ODD.items():
+        start = time.perf_counter()
+        line = say(name, answer)
+        assert ": not right yet. " in line, f"{what}: {line}"
+        assert len(line) < 600 and time.perf_counter() - start < 2.5, what
+
+
+def test_an_answer_that_never_ends_is_stopped(capsys):
+    for answer in (forever, module_that(forever), module_that(lambda self, x: time.sleep(60))):
+        start = time.perf_counter()
+        line = say("layer_norm" if isinstance(answer, type) else "greedy", answer)
+        assert "does a loop never end?" in line and time.perf_counter() - start < 2.5
+
+
+def test_the_line_of_the_mistake_is_shown(tmp_path):
+    (tmp_path / "cell.py").write_text("def answer(q, k, v):\n    scores = ... / 8\n    return scores\n")
+    namespace = {}
+    exec(compile((tmp_path / "cell.py").read_text(), tmp_path / "cell.py", "exec"), namespace)
+    line = say("attention_head", namespace["answer"])
+    assert "It fails at `scores = ... / 8`. TypeError: unsupported operand" in line
+    assert "Is there a `...` left?" in line
+
+
+def test_a_check_leaves_the_random_numbers_and_threads_alone():
+    torch.manual_seed(1)
+    expected, threads = torch.randn(3), torch.get_num_threads()
+    torch.manual_seed(1)
+    say("layer_norm", helpers.LayerNorm)
+    say("layer_norm", module_that(lambda self, x: torch.manual_seed(5)))
+    assert torch.equal(torch.randn(3), expected) and torch.get_num_threads() == threads
+
+
+def literals(tree):
+    """Texts of checks.py that a reader may be told, each without what is filled in."""
+    silent = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}  # docstrings
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        name = getattr(call.func, "id", "")
+        if name == "exercise":
+            silent |= {id(argument) for argument in call.args}
+        if name == "compare":  # what was put in
+            silent |= {id(argument) for argument in call.args[3:]}
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent
+        if len(node.value) > 12
+    }
+
+
+def test_every_mistake_that_a_check_can_name_is_made_by_an_answer(lines):
+    source = (ROOT / "notebooks" / "checks.py").read_text(encoding="utf-8")
+    said = "\n".join(lines.values()) + "\n".join(
+        say(n, a) for n in ("gelu", "embed") for a in (..., *ODD.values())
+    )
+    never = {
+        text for text in literals(ast.parse(source.split("# ---- Your own")[0])) if text.strip() not in said
+    }
+    assert never == set()
