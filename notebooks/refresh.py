@@ -101,6 +101,7 @@ def execute(name, notebook, folder):
     for cell in fresh.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+    started = []
     client = NotebookClient(
         fresh,
         timeout=600,
@@ -108,18 +109,15 @@ def execute(name, notebook, folder):
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
+        on_cell_execute=lambda cell, cell_index: started.append(cell_index + 1),
     )
     # What a kernel itself writes to stderr is ipykernel's start-up notes; a cell's own goes into its outputs.
     settings = {"env": {**os.environ, "COURSE_REFRESH": "1"}, "stderr": subprocess.DEVNULL}
     try:
         client.execute(**settings)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        code = [number for number, cell in enumerate(fresh.cells, 1) if cell.cell_type == "code"]
-        ran = [number for number in code if fresh.cells[number - 1].execution_count]
-        # The cell that killed its kernel has no count: it is the one after the last that has.
-        failed = ran[-1] if isinstance(error, CellExecutionError) else code[len(ran)]
         what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else error
-        raise RefreshError(f"{name}, cell {failed}: {what}") from error
+        raise RefreshError(f"{name}, cell {started[-1]}: {what}") from error
     fresh.metadata = nbformat.from_dict(KERNEL)
     for old, new in zip(notebook.cells, fresh.cells, strict=True):
         new.metadata = nbformat.from_dict({k: v for k, v in new.metadata.items() if k == "tags"})

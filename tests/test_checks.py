@@ -219,3 +219,70 @@ def test_every_mistake_that_a_check_can_name_is_made_by_an_answer(lines):
         text for text in literals(ast.parse(source.split("# ---- Your own")[0])) if text.strip() not in said
     }
     assert never == set()
+
+
+# Your own classes through the course
+
+
+OWN = {
+    "LayerNorm": answers.ByMoments,
+    "GELU": answers.GELUByExp,
+    "FeedForward": type("OwnFeedForward", (helpers.FeedForward,), {}),
+    "MultiHeadAttention": answers.HeadByHead,
+    "TransformerBlock": answers.BlockInOneLine,
+    "GPTModel": answers.GPTInOtherStyle,
+    "generate_text_simple": answers.greedy_in_a_list,
+}
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """A stand-in for the notebook that calls `use`, with what it has imported or defined."""
+    module = type(sys)("__main__")
+    module.LayerNorm, module.GPTModel = type("LayerNorm", (nn.Module,), {}), helpers.GPTModel
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    yield module
+    with contextlib.redirect_stdout(io.StringIO()):
+        checks.use_shipped()
+
+
+def test_use_puts_your_parts_everywhere_and_takes_them_back(notebook, capsys):
+    shipped, defined = {name: getattr(helpers, name) for name in OWN}, notebook.LayerNorm
+    torch.manual_seed(5)
+    reference, ids = helpers.GPTModel(checks.SMALL).eval(), torch.tensor([[3, 1, 4]])
+
+    checks.use(**OWN)
+    assert capsys.readouterr().out.count("used from here on") == len(OWN) == len(checks.PARTS)
+    for name, own in OWN.items():
+        assert getattr(helpers, name) is getattr(notebook, name) is own
+    model = notebook.GPTModel(checks.SMALL).eval()
+    for part in ("LayerNorm", "GELU", "FeedForward", "MultiHeadAttention", "TransformerBlock", "GPTModel"):
+        assert any(type(module) is OWN[part] for module in model.modules()), part
+    assert not any(type(module) in shipped.values() for module in model.modules())
+    model.load_state_dict(reference.state_dict())
+    torch.testing.assert_close(model(ids), reference(ids))
+    for name, own in OWN.items():  # the checks still know what is right, and a second use is no harm
+        assert say(checks.PARTS[name].examine.__name__, own).split(": ")[1].startswith("right")
+    checks.use(LayerNorm=answers.ByPyTorch)
+
+    checks.use_shipped()
+    assert all(getattr(helpers, name) is part for name, part in shipped.items())
+    assert notebook.LayerNorm is defined and notebook.GPTModel is shipped["GPTModel"]
+    checks.use_shipped()
+    assert "nothing was replaced" in capsys.readouterr().out
+
+
+def test_use_takes_only_what_passes(notebook, capsys):
+    shipped = helpers.LayerNorm
+    for own, words in (
+        ({"LayerNorm": answers.WRONG["layer_norm"][0][0]}, "LayerNorm: not right yet. Mean and variance"),
+        ({"LayerNorm": ...}, "LayerNorm: not attempted yet. The shipped one stays."),
+        ({"Layernorm": answers.ByMoments}, "There is no part 'Layernorm' to replace; there are LayerNorm,"),
+        ({"LayerNorm": answers.ByMoments, "GELU": None}, "GELU: not right yet."),
+    ):
+        checks.use(**own)
+        assert words in capsys.readouterr().out
+        assert helpers.GELU is OWN["GELU"] or helpers.GELU.__module__ == "helpers"
+    assert helpers.LayerNorm is answers.ByMoments  # the last one passed, its neighbour did not
+    checks.use_shipped()
+    assert helpers.LayerNorm is shipped

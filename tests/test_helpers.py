@@ -1,10 +1,10 @@
-"""The contracts of helpers.py, on configurations small enough to be quick."""
+"""The contracts of helpers.py, on one small configuration; for bad input, see test_bad_input.py."""
 
 import copy
-import math
 
 import pytest
 import torch
+from small import SMALL, ids, randn, randomized
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,29 +26,6 @@ from helpers import (
     text_to_token_ids,
     token_ids_to_text,
 )
-
-SMALL = {
-    "vocab_size": 61,
-    "context_length": 12,
-    "emb_dim": 24,
-    "n_heads": 3,
-    "n_layers": 2,
-    "drop_rate": 0.1,
-    "qkv_bias": True,
-}
-
-
-def randomized(module, seed=0):
-    """`module` in float64 with random parameters: no mistake hides behind rounding or a start at 0 or 1."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
-    return module.double().eval()
-
-
-def randn(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 def assert_same_output_and_gradients(module, reference, x, pairs):
@@ -88,48 +65,6 @@ def test_configurations_are_those_of_gpt2():
         check_config(cfg)
 
 
-BAD_CONFIGS = [
-    ({"emb_dim": 0}, ValueError, "emb_dim must be at least 1, got 0"),
-    ({"emb_dim": -24}, ValueError, "emb_dim must be at least 1, got -24"),
-    ({"emb_dim": 24.0}, TypeError, "emb_dim must be an integer, got 24.0"),
-    ({"n_layers": True}, TypeError, "n_layers must be an integer, got True"),
-    ({"n_layers": 0}, ValueError, "n_layers must be at least 1, got 0"),
-    ({"vocab_size": "61"}, TypeError, "vocab_size must be an integer, got '61'"),
-    ({"vocab_size": 0}, ValueError, "vocab_size must be at least 1, got 0"),
-    ({"context_length": None}, TypeError, "context_length must be an integer, got None"),
-    ({"context_length": -1}, ValueError, "context_length must be at least 1, got -1"),
-    ({"n_heads": 5}, ValueError, "emb_dim must be divisible by n_heads, got 24 and 5"),
-    ({"n_heads": 0}, ValueError, "n_heads must be at least 1, got 0"),
-    ({"drop_rate": 1.0}, ValueError, r"drop_rate must be at least 0 and below 1, got 1.0"),
-    ({"drop_rate": -0.1}, ValueError, r"drop_rate must be at least 0 and below 1, got -0.1"),
-    ({"drop_rate": math.nan}, ValueError, r"drop_rate must be at least 0 and below 1, got nan"),
-    ({"drop_rate": "0.1"}, TypeError, "drop_rate must be a number, got '0.1'"),
-    ({"drop_rate": False}, TypeError, "drop_rate must be a number, got False"),
-    ({"qkv_bias": 1}, TypeError, "qkv_bias must be True or False, got 1"),
-    ({"dropout": 0.1}, ValueError, r"unknown \['dropout'\]"),
-]
-
-
-@pytest.mark.parametrize("build", [check_config, FeedForward, TransformerBlock, GPTModel])
-@pytest.mark.parametrize("change, error, message", BAD_CONFIGS, ids=[str(c) for c, _, _ in BAD_CONFIGS])
-def test_every_class_that_takes_a_configuration_checks_it(build, change, error, message):
-    with pytest.raises(error, match=message):
-        build({**SMALL, **change})
-
-
-@pytest.mark.parametrize("build", [check_config, FeedForward, TransformerBlock, GPTModel])
-@pytest.mark.parametrize("key", SMALL)
-def test_a_missing_key_is_named(build, key):
-    with pytest.raises(ValueError, match=rf"missing \['{key}'\]"):
-        build({k: v for k, v in SMALL.items() if k != key})
-
-
-@pytest.mark.parametrize("cfg", [None, [], "gpt2-small", 124])
-def test_a_configuration_is_a_dict(cfg):
-    with pytest.raises(TypeError, match="a configuration must be a dict"):
-        check_config(cfg)
-
-
 # 4.2
 
 
@@ -147,20 +82,6 @@ def test_layer_norm_starts_as_plain_normalization():
     assert norm.eps == 1e-5
     assert torch.equal(norm.scale, torch.ones(7)) and torch.equal(norm.shift, torch.zeros(7))
     assert torch.equal(norm(torch.full((3, 7), 5.0)), torch.zeros(3, 7))
-
-
-@pytest.mark.parametrize(
-    "size, error", [(0, ValueError), (-1, ValueError), (7.0, TypeError), (None, TypeError)]
-)
-def test_layer_norm_refuses_an_impossible_size(size, error):
-    with pytest.raises(error, match=f"emb_dim must be .* got {size}"):
-        LayerNorm(size)
-
-
-@pytest.mark.parametrize("shape", [(2, 6), (2, 1), ()])
-def test_layer_norm_refuses_another_width(shape):
-    with pytest.raises(ValueError, match="the input must have 7 features, got shape"):
-        LayerNorm(7)(torch.zeros(shape))
 
 
 # 4.3
@@ -202,21 +123,6 @@ def test_shortcuts_are_taken_where_the_shape_is_kept():
     torch.testing.assert_close(network(x), last(third(second(first(x)))))
 
 
-@pytest.mark.parametrize(
-    "sizes, error, message",
-    [
-        ([], ValueError, "needs an input and an output size"),
-        ([3], ValueError, "needs an input and an output size"),
-        ([3, 0], ValueError, r"layer_sizes\[1\] must be at least 1, got 0"),
-        ([3, 2.5], TypeError, r"layer_sizes\[1\] must be an integer, got 2.5"),
-        (["3", 3], TypeError, r"layer_sizes\[0\] must be an integer, got '3'"),
-    ],
-)
-def test_impossible_layer_sizes(sizes, error, message):
-    with pytest.raises(error, match=message):
-        ExampleDeepNeuralNetwork(sizes, use_shortcut=True)
-
-
 def test_gradient_magnitudes_are_those_of_backward_and_leave_no_trace():
     torch.manual_seed(0)
     network, x = ExampleDeepNeuralNetwork([3, 3, 2], use_shortcut=True), torch.randn(5, 3)
@@ -226,11 +132,6 @@ def test_gradient_magnitudes_are_those_of_backward_and_leave_no_trace():
     expected = {n: p.grad.abs().mean().item() for n, p in network.named_parameters() if n.endswith("weight")}
     assert list(found) == ["layers.0.0.weight", "layers.1.0.weight"]
     assert found == pytest.approx(expected, rel=1e-5)
-
-
-def test_gradient_magnitudes_needs_weights():
-    with pytest.raises(ValueError, match="Identity has no trainable parameter whose name ends with 'weight'"):
-        gradient_magnitudes(nn.Identity(), torch.zeros(1, 3))
 
 
 # 4.5
@@ -271,28 +172,8 @@ def test_attention_has_the_books_names_and_no_buffers():
     }
 
 
-@pytest.mark.parametrize(
-    "change, error, message",
-    [
-        ({"num_heads": 5}, ValueError, "d_out must be divisible by num_heads, got 24 and 5"),
-        ({"num_heads": 0}, ValueError, "num_heads must be at least 1, got 0"),
-        ({"d_in": -10}, ValueError, "d_in must be at least 1, got -10"),
-        ({"d_out": 24.0}, TypeError, "d_out must be an integer, got 24.0"),
-        ({"context_length": 0}, ValueError, "context_length must be at least 1, got 0"),
-        ({"dropout": 1}, ValueError, "dropout must be at least 0 and below 1, got 1"),
-        ({"dropout": None}, TypeError, "dropout must be a number, got None"),
-        ({"qkv_bias": "False"}, TypeError, "qkv_bias must be True or False, got 'False'"),
-    ],
-)
-def test_attention_refuses_impossible_arguments(change, error, message):
-    with pytest.raises(error, match=message):
-        attention(**change)
-
-
-def test_attention_refuses_more_tokens_than_its_context():
-    attention()(torch.zeros(1, 12, 10))
-    with pytest.raises(ValueError, match="cannot attend over 13 tokens, context_length is only 12"):
-        attention()(torch.zeros(1, 13, 10))
+def test_attention_takes_as_many_tokens_as_its_context():
+    assert attention()(torch.zeros(1, 12, 10)).shape == (1, 12, 24)
 
 
 def test_attention_hides_the_future_however_large_the_scores():
@@ -305,12 +186,6 @@ def test_attention_has_no_bias_in_its_projections_unless_asked():
     assert MultiHeadAttention(10, 24, 12, 0.0, 3).W_key.bias is None
 
 
-@pytest.mark.parametrize("shape", [(10,), (3, 10), (1, 1, 3, 10)])
-def test_attention_refuses_another_number_of_dimensions(shape):
-    with pytest.raises(ValueError, match=r"the input must have shape \(B, T, d_in\), got"):
-        attention()(torch.zeros(shape))
-
-
 def test_weights_saved_by_the_books_code_load():
     """The book's attention keeps its mask as a buffer, and so in every state_dict."""
     model = GPTModel(SMALL)
@@ -318,8 +193,6 @@ def test_weights_saved_by_the_books_code_load():
     masks = {f"trf_blocks.{n}.att.mask": torch.ones(12, 12).triu(1) for n in range(SMALL["n_layers"])}
     model.load_state_dict(saved | masks)
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
-    with pytest.raises(RuntimeError, match="Unexpected key"):
-        model.load_state_dict(saved | {"trf_blocks.0.att.other": torch.ones(1)})
 
 
 def test_layers_are_constructed_in_the_books_order():
@@ -447,35 +320,6 @@ def test_count_parameters_counts_a_shared_tensor_once(qkv_bias):
     assert count_parameters(model) == untied - V * D
 
 
-def ids(*values):
-    return torch.tensor([values])
-
-
-BAD_IDS = [
-    (ids(1.0, 2.0), TypeError, "token ids must be a tensor of int64 or int32, got torch.float32"),
-    (ids(True, False), TypeError, "token ids must be a tensor of int64 or int32, got torch.bool"),
-    ([[1, 2]], TypeError, "token ids must be a tensor of int64 or int32, got list"),
-    ("Hello", TypeError, "token ids must be a tensor of int64 or int32, got str"),
-    (None, TypeError, "token ids must be a tensor of int64 or int32, got NoneType"),
-    (torch.tensor([1, 2]), ValueError, r"shape \(B, T\) with B and T at least 1, got \(2,\)"),
-    (torch.tensor(1), ValueError, r"shape \(B, T\) with B and T at least 1, got \(\)"),
-    (torch.ones(1, 2, 3, dtype=torch.long), ValueError, r"got \(1, 2, 3\)"),
-    (torch.ones(1, 0, dtype=torch.long), ValueError, r"got \(1, 0\)"),
-    (torch.ones(0, 4, dtype=torch.long), ValueError, r"got \(0, 4\)"),
-]
-OUTSIDE = [
-    (ids(0, 61), ValueError, r"token ids must lie in 0 \.\.\. 60, got ids from 0 to 61"),
-    (ids(-1, 3), ValueError, r"token ids must lie in 0 \.\.\. 60, got ids from -1 to 3"),
-    (ids(*range(13)), ValueError, "cannot process a sequence of 13 tokens, context_length is only 12"),
-]
-
-
-@pytest.mark.parametrize("given, error, message", BAD_IDS + OUTSIDE)
-def test_model_refuses_bad_ids(given, error, message):
-    with pytest.raises(error, match=message):
-        GPTModel(SMALL)(given)
-
-
 def test_model_takes_the_largest_input_and_int32():
     model = GPTModel(SMALL)
     assert model(ids(*range(49, 61))).shape == (1, 12, 61)
@@ -536,31 +380,6 @@ def test_generation_keeps_no_graph():
 
 
 @pytest.mark.parametrize(
-    "change, error, message",
-    [
-        *[({"idx": given}, error, message) for given, error, message in BAD_IDS],
-        ({"idx": ids(0, 61)}, ValueError, r"token ids must lie in 0 \.\.\. 60"),
-        ({"max_new_tokens": -1}, ValueError, "max_new_tokens must be at least 0, got -1"),
-        ({"max_new_tokens": 2.0}, TypeError, "max_new_tokens must be an integer, got 2.0"),
-        ({"max_new_tokens": None}, TypeError, "max_new_tokens must be an integer, got None"),
-        ({"max_new_tokens": True}, TypeError, "max_new_tokens must be an integer, got True"),
-        ({"context_size": 0}, ValueError, "context_size must be at least 1, got 0"),
-        ({"context_size": "12"}, TypeError, "context_size must be an integer, got '12'"),
-        (
-            {"idx": ids(*range(20)), "context_size": 13},
-            ValueError,
-            "sequence of 13 tokens, context_length is only 12",
-        ),
-    ],
-)
-def test_generation_refuses_bad_arguments(model, change, error, message):
-    with pytest.raises(error, match=message):
-        generate_text_simple(
-            **{"model": model, "idx": ids(1, 2), "max_new_tokens": 2, "context_size": 12, **change}
-        )
-
-
-@pytest.mark.parametrize(
     "text", ["Hello, I am", " ", "naïve 🙂\n\t漢字", "a<|endoftext|>b", "<|notspecial|>"]
 )
 def test_text_to_ids_and_back(text):
@@ -574,34 +393,8 @@ def test_end_of_text_is_one_token():
     assert text_to_token_ids("<|endoftext|>", helpers.gpt2_tokenizer()).tolist() == [[50256]]
 
 
-def test_empty_text_is_refused():
-    with pytest.raises(ValueError, match="the text must have at least one character"):
-        text_to_token_ids("", helpers.gpt2_tokenizer())
-
-
 def test_a_row_of_a_batch_can_be_decoded():
     assert token_ids_to_text(torch.tensor([15496, 11]), helpers.gpt2_tokenizer()) == "Hello,"
-
-
-@pytest.mark.parametrize("text", [None, 7, b"Hello", ["Hello"]])
-def test_text_must_be_a_str(text):
-    with pytest.raises(TypeError, match=f"the text must be a str, got {type(text).__name__}"):
-        text_to_token_ids(text, helpers.gpt2_tokenizer())
-
-
-BAD_TO_DECODE = [case for case in BAD_IDS if not (isinstance(case[0], torch.Tensor) and case[0].ndim == 1)]
-BAD_TO_DECODE += [
-    (torch.ones(2, 3, dtype=torch.long), ValueError, r"got \(2, 3\)"),
-    (torch.ones(0, dtype=torch.long), ValueError, r"got \(1, 0\)"),
-    (ids(50257), ValueError, r"token ids must lie in 0 \.\.\. 50256, got ids from 50257 to 50257"),
-    (ids(-1, 2**40), ValueError, r"got ids from -1 to 1099511627776"),
-]
-
-
-@pytest.mark.parametrize("given, error, message", BAD_TO_DECODE)
-def test_only_one_sequence_of_ids_is_decoded(given, error, message):
-    with pytest.raises(error, match=message):
-        token_ids_to_text(given, helpers.gpt2_tokenizer())
 
 
 # The file as a whole

@@ -1,0 +1,337 @@
+"""What the parts answer to input that cannot be right: the table is the test.
+
+Each key of TABLE says who is asked; each of them is asked every row below. A row says in words what is tried,
+and then what is given, the type of the error, and its whole message. Nothing may have changed after it.
+"""
+
+import math
+from decimal import Decimal
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+from small import SMALL, ids
+from torch import nn
+
+from helpers import (
+    GELU,
+    GPT2_CONFIGS,
+    ExampleDeepNeuralNetwork,
+    FeedForward,
+    GPTModel,
+    LayerNorm,
+    MultiHeadAttention,
+    TransformerBlock,
+    check_config,
+    check_token_ids,
+    generate_text_simple,
+    gpt2_tokenizer,
+    gradient_magnitudes,
+    text_to_token_ids,
+    token_ids_to_text,
+)
+
+MODEL, BLOCK, NORM = GPTModel(SMALL), TransformerBlock(SMALL), LayerNorm(7)
+ARGUMENTS = {"d_in": 10, "d_out": 24, "context_length": 12, "dropout": 0.1, "num_heads": 3, "qkv_bias": True}
+ATTENTION = MultiHeadAttention(**ARGUMENTS)
+PARTS = nn.ModuleList([MODEL, BLOCK, NORM, ATTENTION])
+
+
+def config(**changes):
+    return {**SMALL, **changes}
+
+
+def without(key):
+    return {name: value for name, value in SMALL.items() if name != key}
+
+
+def network(layer_sizes):
+    ExampleDeepNeuralNetwork(layer_sizes, use_shortcut=True)
+
+
+def magnitudes(model):
+    gradient_magnitudes(model, torch.zeros(1, 3))
+
+
+def attention(changes):
+    MultiHeadAttention(**{**ARGUMENTS, **changes})
+
+
+def load(changes):
+    MODEL.load_state_dict(MODEL.state_dict() | changes)
+
+
+def encode(text):
+    text_to_token_ids(text, gpt2_tokenizer())
+
+
+def decode(ids):
+    token_ids_to_text(ids, gpt2_tokenizer())
+
+
+def generate(changes):
+    arguments = {"model": MODEL, "idx": ids(1, 2), "max_new_tokens": 2, "context_size": 12}
+    generate_text_simple(**{**arguments, **changes})
+
+
+def continue_ids(idx):
+    generate({"idx": idx})
+
+
+# How the longer messages begin, or all of them
+KEYS = (
+    "a configuration has the keys ['vocab_size', 'context_length', 'emb_dim', 'n_heads', 'n_layers', "
+    "'drop_rate', 'qkv_bias']; "
+)
+NOT_DICT = "a configuration must be a dict, got "
+NOT_DIM = "emb_dim must be an integer, got "
+NOT_RATE = "drop_rate must be at least 0 and below 1, got "
+NOT_NUMBER = "drop_rate must be a number, got "
+NOT_DROPOUT = "dropout must be at least 0 and below 1, got "
+NOT_BOOL = "qkv_bias must be True or False, got "
+NO_WEIGHT = " has no trainable parameter whose name ends with 'weight'"
+NOT_TOKENS = "the input must have shape (B, T, d_in), got "
+ATTEND_13 = "cannot attend over 13 tokens, context_length is only 12"
+PROCESS_13 = "cannot process a sequence of 13 tokens, context_length is only 12"
+UNKNOWN_WEIGHT = (
+    "Error(s) in loading state_dict for GPTModel:\n"
+    '\tUnexpected key(s) in state_dict: "trf_blocks.0.att.other". '
+)
+NOT_IDS = "token ids must be a tensor of int64 or int32, got "
+NOT_BATCH = "token ids must have shape (B, T) with B and T at least 1, got "
+NOT_ONE = "one sequence of shape (1, T) can be decoded at a time, got "
+OUTSIDE_61 = "token ids must lie in 0 ... 60, got ids from "
+OUTSIDE_GPT2 = "token ids must lie in 0 ... 50256, got ids from "
+NOT_COUNT = "max_new_tokens must be an integer, got "
+NOT_SIZE = "context_size must be an integer, got "
+
+TABLE = {
+    (check_config, FeedForward, TransformerBlock, GPTModel): [
+        ("emb_dim 0", config(emb_dim=0), ValueError, "emb_dim must be at least 1, got 0"),
+        ("emb_dim negative", config(emb_dim=-24), ValueError, "emb_dim must be at least 1, got -24"),
+        ("emb_dim a float", config(emb_dim=24.0), TypeError, NOT_DIM + "24.0"),
+        ("emb_dim of numpy", config(emb_dim=np.int64(24)), TypeError, NOT_DIM + "np.int64(24)"),
+        ("emb_dim a tensor", config(emb_dim=torch.tensor(24)), TypeError, NOT_DIM + "tensor(24)"),
+        ("n_layers True", config(n_layers=True), TypeError, "n_layers must be an integer, got True"),
+        ("n_layers 0", config(n_layers=0), ValueError, "n_layers must be at least 1, got 0"),
+        ("n_layers a list", config(n_layers=[2]), TypeError, "n_layers must be an integer, got [2]"),
+        ("vocab_size a str", config(vocab_size="61"), TypeError, "vocab_size must be an integer, got '61'"),
+        ("vocab_size 0", config(vocab_size=0), ValueError, "vocab_size must be at least 1, got 0"),
+        ("vocab_size inf", config(vocab_size=math.inf), TypeError, "vocab_size must be an integer, got inf"),
+        ("no context", config(context_length=None), TypeError, "context_length must be an integer, got None"),
+        ("context -1", config(context_length=-1), ValueError, "context_length must be at least 1, got -1"),
+        ("5 heads", config(n_heads=5), ValueError, "emb_dim must be divisible by n_heads, got 24 and 5"),
+        ("48 heads", config(n_heads=48), ValueError, "emb_dim must be divisible by n_heads, got 24 and 48"),
+        ("n_heads 0", config(n_heads=0), ValueError, "n_heads must be at least 1, got 0"),
+        ("n_heads negative", config(n_heads=-3), ValueError, "n_heads must be at least 1, got -3"),
+        ("drop_rate 1.0", config(drop_rate=1.0), ValueError, NOT_RATE + "1.0"),
+        ("drop_rate 1", config(drop_rate=1), ValueError, NOT_RATE + "1"),
+        ("drop_rate negative", config(drop_rate=-0.1), ValueError, NOT_RATE + "-0.1"),
+        ("drop_rate nan", config(drop_rate=math.nan), ValueError, NOT_RATE + "nan"),
+        ("drop_rate nan of numpy", config(drop_rate=np.float64("nan")), ValueError, NOT_RATE + "nan"),
+        ("drop_rate inf", config(drop_rate=math.inf), ValueError, NOT_RATE + "inf"),
+        ("drop_rate -inf", config(drop_rate=-math.inf), ValueError, NOT_RATE + "-inf"),
+        ("drop_rate a str", config(drop_rate="0.1"), TypeError, NOT_NUMBER + "'0.1'"),
+        ("drop_rate False", config(drop_rate=False), TypeError, NOT_NUMBER + "False"),
+        ("drop_rate None", config(drop_rate=None), TypeError, NOT_NUMBER + "None"),
+        ("drop_rate complex", config(drop_rate=0.1j), TypeError, NOT_NUMBER + "0.1j"),
+        ("drop_rate a tensor", config(drop_rate=torch.tensor(0.5)), TypeError, NOT_NUMBER + "tensor(0.5000)"),
+        ("drop_rate a Decimal", config(drop_rate=Decimal("0.1")), TypeError, NOT_NUMBER + "Decimal('0.1')"),
+        ("qkv_bias 1", config(qkv_bias=1), TypeError, NOT_BOOL + "1"),
+        ("qkv_bias None", config(qkv_bias=None), TypeError, NOT_BOOL + "None"),
+        ("qkv_bias a str", config(qkv_bias="False"), TypeError, NOT_BOOL + "'False'"),
+        ("qkv_bias of numpy", config(qkv_bias=np.True_), TypeError, NOT_BOOL + "np.True_"),
+        ("unknown key", config(dropout=0.1), ValueError, KEYS + "missing [], unknown ['dropout']"),
+        ("a key that is no str", {**SMALL, 7: 7}, ValueError, KEYS + "missing [], unknown [7]"),
+        *((f"no {key}", without(key), ValueError, KEYS + f"missing ['{key}'], unknown []") for key in SMALL),
+        (
+            "misspelt key",
+            {**without("n_heads"), "heads": 3},
+            ValueError,
+            KEYS + "missing ['n_heads'], unknown ['heads']",
+        ),
+        ("empty dict", {}, ValueError, KEYS + f"missing {list(SMALL)}, unknown []"),
+        ("sizes", GPT2_CONFIGS, ValueError, KEYS + f"missing {list(SMALL)}, unknown {list(GPT2_CONFIGS)}"),
+        ("None", None, TypeError, NOT_DICT + "None"),
+        ("a list", [], TypeError, NOT_DICT + "[]"),
+        ("a name", "gpt2-small", TypeError, NOT_DICT + "'gpt2-small'"),
+        ("a number", 124, TypeError, NOT_DICT + "124"),
+        ("a class", dict, TypeError, NOT_DICT + "<class 'dict'>"),
+        ("a read-only dict", MappingProxyType({}), TypeError, NOT_DICT + "mappingproxy({})"),
+    ],
+    (LayerNorm,): [
+        ("size 0", 0, ValueError, "emb_dim must be at least 1, got 0"),
+        ("size -1", -1, ValueError, "emb_dim must be at least 1, got -1"),
+        ("size a float", 7.0, TypeError, NOT_DIM + "7.0"),
+        ("size None", None, TypeError, NOT_DIM + "None"),
+        ("size True", True, TypeError, NOT_DIM + "True"),
+        ("size a tuple", (7,), TypeError, NOT_DIM + "(7,)"),
+        ("size of numpy", np.int32(7), TypeError, NOT_DIM + "np.int32(7)"),
+    ],
+    (NORM,): [
+        ("width 6", torch.zeros(2, 6), ValueError, "the input must have 7 features, got shape (2, 6)"),
+        ("width 1", torch.zeros(2, 1), ValueError, "the input must have 7 features, got shape (2, 1)"),
+        ("no width", torch.zeros(()), ValueError, "the input must have 7 features, got shape ()"),
+        ("width not last", torch.zeros(7, 2), ValueError, "the input must have 7 features, got shape (7, 2)"),
+        ("width 0", torch.zeros(2, 0), ValueError, "the input must have 7 features, got shape (2, 0)"),
+    ],
+    (network,): [
+        ("no sizes", [], ValueError, "layer_sizes needs an input and an output size, got []"),
+        ("one size", [3], ValueError, "layer_sizes needs an input and an output size, got [3]"),
+        ("one letter", "3", ValueError, "layer_sizes needs an input and an output size, got '3'"),
+        ("size 0", [3, 0], ValueError, "layer_sizes[1] must be at least 1, got 0"),
+        ("second size -1", (3, -1, 3), ValueError, "layer_sizes[1] must be at least 1, got -1"),
+        ("size a float", [3, 2.5], TypeError, "layer_sizes[1] must be an integer, got 2.5"),
+        ("size a str", ["3", 3], TypeError, "layer_sizes[0] must be an integer, got '3'"),
+        ("last size True", [3, 3, True], TypeError, "layer_sizes[2] must be an integer, got True"),
+        ("size None", [3, None], TypeError, "layer_sizes[1] must be an integer, got None"),
+        ("size a list", [[3], 3], TypeError, "layer_sizes[0] must be an integer, got [3]"),
+        ("sizes a str", "33", TypeError, "layer_sizes[0] must be an integer, got '3'"),
+        ("of numpy", np.array([3, 3]), TypeError, "layer_sizes[0] must be an integer, got np.int64(3)"),
+        ("a tensor", torch.tensor([3, 3]), TypeError, "layer_sizes[0] must be an integer, got tensor(3)"),
+    ],
+    (magnitudes,): [
+        ("no parameter", nn.Identity(), ValueError, "Identity" + NO_WEIGHT),
+        ("no name like that", LayerNorm(3), ValueError, "LayerNorm" + NO_WEIGHT),
+        ("none trainable", nn.Linear(3, 3).requires_grad_(False), ValueError, "Linear" + NO_WEIGHT),
+        ("an activation", GELU(), ValueError, "GELU" + NO_WEIGHT),
+    ],
+    (attention,): [
+        ("5 heads", {"num_heads": 5}, ValueError, "d_out must be divisible by num_heads, got 24 and 5"),
+        ("48 heads", {"num_heads": 48}, ValueError, "d_out must be divisible by num_heads, got 24 and 48"),
+        ("num_heads 0", {"num_heads": 0}, ValueError, "num_heads must be at least 1, got 0"),
+        ("num_heads True", {"num_heads": True}, TypeError, "num_heads must be an integer, got True"),
+        ("d_in negative", {"d_in": -10}, ValueError, "d_in must be at least 1, got -10"),
+        ("d_in of numpy", {"d_in": np.int64(10)}, TypeError, "d_in must be an integer, got np.int64(10)"),
+        ("d_out a float", {"d_out": 24.0}, TypeError, "d_out must be an integer, got 24.0"),
+        ("d_out 0", {"d_out": 0}, ValueError, "d_out must be at least 1, got 0"),
+        ("context 0", {"context_length": 0}, ValueError, "context_length must be at least 1, got 0"),
+        ("context '12'", {"context_length": "12"}, TypeError, "context_length must be an integer, got '12'"),
+        ("dropout 1", {"dropout": 1}, ValueError, NOT_DROPOUT + "1"),
+        ("dropout below 0", {"dropout": -1e-9}, ValueError, NOT_DROPOUT + "-1e-09"),
+        ("dropout nan", {"dropout": math.nan}, ValueError, NOT_DROPOUT + "nan"),
+        ("dropout inf", {"dropout": math.inf}, ValueError, NOT_DROPOUT + "inf"),
+        ("dropout None", {"dropout": None}, TypeError, "dropout must be a number, got None"),
+        ("dropout True", {"dropout": True}, TypeError, "dropout must be a number, got True"),
+        ("qkv_bias a str", {"qkv_bias": "False"}, TypeError, NOT_BOOL + "'False'"),
+        ("qkv_bias 0", {"qkv_bias": 0}, TypeError, NOT_BOOL + "0"),
+    ],
+    (ATTENTION,): [
+        ("0-D", torch.zeros(()), ValueError, NOT_TOKENS + "()"),
+        ("1-D", torch.zeros(10), ValueError, NOT_TOKENS + "(10,)"),
+        ("2-D", torch.zeros(3, 10), ValueError, NOT_TOKENS + "(3, 10)"),
+        ("4-D", torch.zeros(1, 1, 3, 10), ValueError, NOT_TOKENS + "(1, 1, 3, 10)"),
+        ("13 tokens", torch.zeros(1, 13, 10), ValueError, ATTEND_13),
+    ],
+    (BLOCK,): [
+        ("2-D", torch.zeros(3, 24), ValueError, NOT_TOKENS + "(3, 24)"),
+        ("13 tokens", torch.zeros(1, 13, 24), ValueError, ATTEND_13),
+        ("width 23", torch.zeros(3, 23), ValueError, "the input must have 24 features, got shape (3, 23)"),
+        ("width 1", torch.zeros(1, 3, 1), ValueError, "the input must have 24 features, got shape (1, 3, 1)"),
+        ("token ids", ids(1, 2), ValueError, "the input must have 24 features, got shape (1, 2)"),
+    ],
+    (check_token_ids, MODEL, continue_ids, decode): [
+        ("float32", ids(1.0, 2.0), TypeError, NOT_IDS + "torch.float32"),
+        ("float16", ids(1.0, 2.0).half(), TypeError, NOT_IDS + "torch.float16"),
+        ("bfloat16", ids(1.0, 2.0).bfloat16(), TypeError, NOT_IDS + "torch.bfloat16"),
+        ("complex", ids(1j), TypeError, NOT_IDS + "torch.complex64"),
+        ("bool", ids(True, False), TypeError, NOT_IDS + "torch.bool"),
+        ("int16", ids(1).short(), TypeError, NOT_IDS + "torch.int16"),
+        ("uint8", ids(1).byte(), TypeError, NOT_IDS + "torch.uint8"),
+        ("a list", [[1, 2]], TypeError, NOT_IDS + "list"),
+        ("a list of tensors", [ids(1)], TypeError, NOT_IDS + "list"),
+        ("an int", 7, TypeError, NOT_IDS + "int"),
+        ("a str", "Hello", TypeError, NOT_IDS + "str"),
+        ("bytes", b"Hello", TypeError, NOT_IDS + "bytes"),
+        ("None", None, TypeError, NOT_IDS + "NoneType"),
+        ("of numpy", np.array([[1, 2]]), TypeError, NOT_IDS + "ndarray"),
+        ("0-D", torch.tensor(1), ValueError, NOT_BATCH + "()"),
+        ("3-D", torch.ones(1, 2, 3, dtype=torch.long), ValueError, NOT_BATCH + "(1, 2, 3)"),
+        ("no token", torch.ones(1, 0, dtype=torch.long), ValueError, NOT_BATCH + "(1, 0)"),
+        ("no sequence", torch.ones(0, 4, dtype=torch.long), ValueError, NOT_BATCH + "(0, 4)"),
+    ],
+    (check_token_ids, MODEL, continue_ids): [
+        ("1-D", torch.tensor([1, 2]), ValueError, NOT_BATCH + "(2,)"),
+    ],
+    (MODEL, continue_ids): [
+        ("id 61 of 61", ids(0, 61), ValueError, OUTSIDE_61 + "0 to 61"),
+        ("id -1", ids(-1, 3), ValueError, OUTSIDE_61 + "-1 to 3"),
+        ("id 2**40", ids(2**40), ValueError, OUTSIDE_61 + "1099511627776 to 1099511627776"),
+        ("id -100", ids(-100).int(), ValueError, OUTSIDE_61 + "-100 to -100"),
+    ],
+    (MODEL,): [
+        ("13 tokens", ids(*range(13)), ValueError, PROCESS_13),
+    ],
+    (load,): [
+        ("unknown weight", {"trf_blocks.0.att.other": torch.ones(1)}, RuntimeError, UNKNOWN_WEIGHT),
+    ],
+    (generate,): [
+        ("new tokens -1", {"max_new_tokens": -1}, ValueError, "max_new_tokens must be at least 0, got -1"),
+        ("max_new_tokens 2.0", {"max_new_tokens": 2.0}, TypeError, NOT_COUNT + "2.0"),
+        ("max_new_tokens None", {"max_new_tokens": None}, TypeError, NOT_COUNT + "None"),
+        ("max_new_tokens True", {"max_new_tokens": True}, TypeError, NOT_COUNT + "True"),
+        ("max_new_tokens inf", {"max_new_tokens": math.inf}, TypeError, NOT_COUNT + "inf"),
+        ("max_new_tokens a tensor", {"max_new_tokens": torch.tensor(2)}, TypeError, NOT_COUNT + "tensor(2)"),
+        ("context_size 0", {"context_size": 0}, ValueError, "context_size must be at least 1, got 0"),
+        ("context_size -12", {"context_size": -12}, ValueError, "context_size must be at least 1, got -12"),
+        ("context_size a str", {"context_size": "12"}, TypeError, NOT_SIZE + "'12'"),
+        ("context_size True", {"context_size": True}, TypeError, NOT_SIZE + "True"),
+        ("context_size None", {"context_size": None}, TypeError, NOT_SIZE + "None"),
+        ("context_size of numpy", {"context_size": np.int64(12)}, TypeError, NOT_SIZE + "np.int64(12)"),
+        ("a window of 13", {"idx": ids(*range(20)), "context_size": 13}, ValueError, PROCESS_13),
+    ],
+    (encode,): [
+        ("no text", "", ValueError, "the text must have at least one character, got ''"),
+        ("None", None, TypeError, "the text must be a str, got NoneType"),
+        ("a number", 7, TypeError, "the text must be a str, got int"),
+        ("bytes", b"Hello", TypeError, "the text must be a str, got bytes"),
+        ("a list", ["Hello"], TypeError, "the text must be a str, got list"),
+        ("token ids", ids(1, 2), TypeError, "the text must be a str, got Tensor"),
+        ("a class", str, TypeError, "the text must be a str, got type"),
+    ],
+    (decode,): [
+        ("two sequences", torch.ones(2, 3, dtype=torch.long), ValueError, NOT_ONE + "(2, 3)"),
+        ("1-D, no token", torch.ones(0, dtype=torch.long), ValueError, NOT_BATCH + "(1, 0)"),
+        ("1-D, float32", torch.tensor([1.0]), TypeError, NOT_IDS + "torch.float32"),
+        ("id 50257", ids(50257), ValueError, OUTSIDE_GPT2 + "50257 to 50257"),
+        ("1-D, id 50257", torch.tensor([50257]), ValueError, OUTSIDE_GPT2 + "50257 to 50257"),
+        ("ids -1 and 2**40", ids(-1, 2**40), ValueError, OUTSIDE_GPT2 + "-1 to 1099511627776"),
+    ],
+}
+
+
+def name(part):
+    """GPTModel for the class, "a GPTModel" for a model."""
+    return getattr(part, "__name__", f"a {type(part).__name__}")
+
+
+CASES = {
+    f"{name(part)}: {what}": (part, given, error, message)
+    for parts, rows in TABLE.items()
+    for what, given, error, message in rows
+    for part in parts
+}
+
+
+def state():
+    """All that a refusal could have changed: parameters, random numbers, modes and the constants."""
+    tensors = {**PARTS.state_dict(), "random": torch.get_rng_state()}
+    modes = [module.training for module in PARTS.modules()] + [torch.is_grad_enabled()]
+    return {key: tensor.clone() for key, tensor in tensors.items()}, [modes, repr(GPT2_CONFIGS)]
+
+
+@pytest.mark.parametrize("part, given, error, message", CASES.values(), ids=CASES)
+def test_refusal(part, given, error, message):
+    (tensors, rest), text = state(), repr(given)
+    with pytest.raises(error) as caught:
+        part(given)
+    assert type(caught.value) is error and str(caught.value) == message
+    tensors_after, rest_after = state()
+    assert rest == rest_after and text == repr(given)
+    assert all(torch.equal(tensor, tensors_after[key]) for key, tensor in tensors.items())
+
+
+def test_no_case_hides_another():
+    """Two rows of the same words would be one case."""
+    assert len(CASES) == sum(len(parts) * len(rows) for parts, rows in TABLE.items())

@@ -1,0 +1,118 @@
+"""The exercises in the notebooks: their form, their stubs, and their folded solutions."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from notebooks import checks
+
+ROOT = Path(__file__).resolve().parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FENCE = re.compile(r"```python\n(.*?)```", re.S)
+
+
+def exercises(path):
+    """The exercises of a notebook by number: task, stub, check and solution cell."""
+    cells = nbformat.read(path, as_version=4).cells
+    found = {}
+    for place, cell in enumerate(cells):
+        number = re.search(r"^### Exercise (4\.\d\.\d): \S", cell.source, re.M)
+        if cell.cell_type == "markdown" and number:
+            found[number[1]] = cells[place : place + 4]
+    return found
+
+
+ALL = {number: (path, cells) for path in PATHS for number, cells in exercises(path).items()}
+each = pytest.mark.parametrize("number", ALL)
+
+
+def test_each_notebook_has_three_to_six_numbered_from_one():
+    for path in PATHS:
+        found = list(exercises(path))
+        assert found == [f"{path.name[:3]}.{n}" for n in range(1, len(found) + 1)] and 3 <= len(found) <= 6
+
+
+def test_each_check_has_its_exercise():
+    used = [re.match(r"checks\.(\w+)\(", cells[2].source)[1] for _, cells in ALL.values()]
+    assert used == [name for name, check in vars(checks).items() if hasattr(check, "examine")]
+
+
+@each
+def test_form(number):
+    task, stub, check, solution = ALL[number][1]
+    assert [cell.cell_type for cell in ALL[number][1]] == ["markdown", "code", "code", "markdown"]
+    assert re.search(r"\*\*Difficulty\*\* [123] of 3 · \*\*Time\*\* \d+ minutes?\n", task.source)
+    assert "..." in stub.source and re.fullmatch(r"checks\.\w+\((my_\w+|My\w+)\)", check.source)
+    assert solution.source.startswith("<details><summary>Solution</summary>\n\n```python\n")
+    assert "\n</details>" in solution.source
+
+
+@each
+def test_the_stub_is_not_attempted(number):
+    outputs = ALL[number][1][2].outputs
+    assert [output.text for output in outputs] == [f"Exercise {number}: not attempted yet.\n"]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_minutes_add_up(path):
+    minutes = [
+        int(re.search(r"\*\*Time\*\* (\d+)", cells[0].source)[1]) for cells in exercises(path).values()
+    ]
+    head = nbformat.read(path, as_version=4).cells[0].source
+    lesson = re.search(rf"\*\*Time:\*\* (\d+) minutes, and {sum(minutes)} for the exercises\.", head)[1]
+    row = next(
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if f"({'notebooks/' + path.name})" in line
+    )
+    assert row.endswith(f"| {lesson} + {sum(minutes)} |")
+
+
+@pytest.fixture(scope="module")
+def namespaces():
+    """For each notebook, what its imports and exported cells define: all that an exercise may need."""
+    found = {}
+    for path in PATHS:
+        code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        found[path] = {"__name__": "notebook"}
+        with contextlib.chdir(path.parent):
+            for source in code:
+                if (
+                    re.search(r"^(import|from) ", source, re.M)
+                    and "def " not in source
+                    or "#| export" in source
+                ):
+                    exec(source, found[path])
+    return found
+
+
+@each
+def test_the_solution_is_right(number, namespaces):
+    path, (_, stub, check, solution) = ALL[number]
+    first, *more = FENCE.findall(solution.source.split("</details>")[0])
+    name = re.search(r"\((\w+)\)", check.source)[1]
+    assert re.search(rf"^(def |class )?{name}\b", stub.source, re.M)
+    namespace = dict(namespaces[path])
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(first, namespace)
+        exec(check.source, namespace)
+    assert out.getvalue().startswith(f"Exercise {number}: right. ")
+    for source in more:
+        exec(source, namespace)
+
+
+def test_the_larger_sizes_are_those_in_the_solution(namespaces, capsys):
+    path, cells = ALL["4.6.3"]
+    namespace = dict(namespaces[path])
+    for source in FENCE.findall(cells[3].source):
+        exec(source, namespace)
+    printed = re.findall(r"gpt2-(?:medium|large|xl) \((\d+), ([\d.]+)\)", capsys.readouterr().out)
+    millions, megabytes = (
+        " and ".join(", ".join(f"{n:,.0f}" for n in numbers).rsplit(", ", 1))
+        for numbers in ([int(p) / 1e6 for p, _ in printed], [float(m) for _, m in printed])
+    )
+    assert f"gives {millions} million parameters, or {megabytes} MB" in cells[3].source
