@@ -81,11 +81,7 @@ def namespaces():
         found[path] = {"__name__": "notebook"}
         with contextlib.chdir(path.parent):
             for source in code:
-                if (
-                    re.search(r"^(import|from) ", source, re.M)
-                    and "def " not in source
-                    or "#| export" in source
-                ):
+                if re.match(r"import |from |#\| export", source):
                     exec(source, found[path])
     return found
 
