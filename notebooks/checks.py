@@ -1,7 +1,7 @@
 """Checks of a reader's own answers to the exercises: each prints one line, and raises nothing.
 
     from notebooks import checks
-    checks.layer_norm(MyLayerNorm)        # Exercise 4.2.2: not attempted yet.
+    checks.layer_norm(MyLayerNorm)        # Exercise 4.2.3: not attempted yet.
     checks.use(LayerNorm=MyLayerNorm)     # from here on, this kernel builds on your class ...
     checks.use_shipped()                  # ... and now on the shipped one again
 
@@ -65,7 +65,7 @@ def exercise(number, praise, prepare=lambda: None):
             line = f"Exercise {number}: {verdict}. {praise if verdict == 'right' else words}"
             print(" ".join(line.split()))  # one line, whatever the answer put into the words
 
-        check.examine = examine
+        check.number, check.examine = number, examine
         return check
 
     return decorate
@@ -449,7 +449,7 @@ def layer_norm_basics(layer):
     compare(ask(layer, constant), 0 * constant, (), "For a token of equal numbers")
 
 
-@exercise("4.2.2", "Equal to nn.LayerNorm: outputs, gradients, eps, scale and shift.")
+@exercise("4.2.3", "Equal to nn.LayerNorm: outputs, gradients, eps, scale and shift.")
 def layer_norm(answer):
     layer, x = build(answer, 4), torch.randn(4, 4, 4)
     result = ask(layer, x)  # (4, 4, 4): no wrong dimension raises an error
@@ -510,7 +510,7 @@ def layer_norm(answer):
     compare(gradient(layer), gradient(formula()), mistakes, "For the gradient of the input")
 
 
-@exercise("4.2.3", "Next to a variance of 1e-6, an eps of 1e-5 is not small.")
+@exercise("4.2.2", "Next to a variance of 1e-6, an eps of 1e-5 is not small.")
 def tiny_token(answer):
     mistakes = {
         "eps is ten times the variance here, and stands under the root with it": 1.0,
@@ -609,7 +609,7 @@ def collapsed_layers(answer):
     predicted(answer, one, 0.01, mistakes)
 
 
-@exercise("4.3.2", "Equal to nn.GELU(approximate='tanh'), value and derivative.")
+@exercise("4.3.3", "Equal to nn.GELU(approximate='tanh'), value and derivative.")
 def gelu(answer):
     module, x = build(answer), torch.tensor([-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0])
 
@@ -645,7 +645,7 @@ def gelu(answer):
     compare(ask(module, torch.randn(2, 3, 4) * 0), torch.zeros(2, 3, 4), (), "For zeros of shape (2, 3, 4)")
 
 
-@exercise("4.3.3", "Out to four times the width, bent, and back; equal to PyTorch's parts.")
+@exercise("4.3.4", "Out to four times the width, bent, and back; equal to PyTorch's parts.")
 def feed_forward(answer):
     cfg = {**SMALL, "emb_dim": 6, "n_heads": 2}
     module, x = build(answer, cfg), torch.randn(2, 3, 6)
@@ -679,7 +679,7 @@ def feed_forward(answer):
     compare(ask(module, x), second(gelu(first(x))), mistakes, "With random weights", tolerance=3e-5)
 
 
-@exercise("4.3.4", "4 texts · 1,024 tokens · 3,072 numbers · 4 bytes.")
+@exercise("4.3.2", "4 texts · 1,024 tokens · 3,072 numbers · 4 bytes.")
 def hidden_memory(answer):
     right = 4 * 1024 * 3072 * 4 / 2**20
     mistakes = {
@@ -911,7 +911,7 @@ def attention_mistakes(q, k, v, width):
     return mistakes
 
 
-@exercise("4.5.2", "Equal to F.scaled_dot_product_attention.")
+@exercise("4.5.3", "Equal to F.scaled_dot_product_attention.")
 def attention_head(answer):
     q, k, v = (1.5 * torch.randn(3, 2, 5, 6)).unbind(0)
     right = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -929,7 +929,7 @@ def attention_head(answer):
     compare(ask(answer, *one), v[:, :1], (), "For a single token, which gets its own value,")
 
 
-@exercise("4.5.3", "T(T + 1)/2: the triangle with its diagonal.")
+@exercise("4.5.2", "T(T + 1)/2: the triangle with its diagonal.")
 def open_pairs(answer):
     T = 1024
     mistakes = {

@@ -37,8 +37,8 @@ def test_each_notebook_has_three_to_six_numbered_from_one():
 
 
 def test_each_check_has_its_exercise():
-    used = [re.match(r"checks\.(\w+)\(", cells[2].source)[1] for _, cells in ALL.values()]
-    assert used == [name for name, check in vars(checks).items() if hasattr(check, "examine")]
+    used = {number: re.match(r"checks\.(\w+)\(", cells[2].source)[1] for number, (_, cells) in ALL.items()}
+    assert used == {c.number: name for name, c in vars(checks).items() if hasattr(c, "number")}
 
 
 @each
