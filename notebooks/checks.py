@@ -243,7 +243,7 @@ def predicted(answer, right, tolerance=0.0, mistakes=()):
         return
     for mistake, wrong in dict(mistakes).items():
         if near(wrong):
-            raise Wrong(f"{mistake}.")
+            raise Wrong(mistake if mistake.endswith("?") else f"{mistake}.")
     if len(numbers) != len(right):
         raise Wrong(f"{len(right)} numbers are wanted, not {len(numbers)}.")
     place = far_off(right)[0]
