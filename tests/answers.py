@@ -46,13 +46,14 @@ RIGHT["logits_shape"] = [[3, 7, 50257], torch.Size([3, 7, 50257])]
 WRONG["logits_shape"] = [
     ((3, 50257), "at every position, not only at the last"),
     ((3, 7), "the ids that go in"),
-    ((3, 7, 1024), "Inside the model it is so"),
+    ((3, 7, 1024), "the shape inside the model"),
     ((3, 7, 768), "768 is the width of the small model"),
     ((7, 3, 50257), "texts come first"),
     ((7, 50257), "scores of its own"),
-    ((3, 7, 50256), "Number 3, 50,256, is too small"),
-    ((3, 7, 1, 50257), "3 numbers are wanted, not 4"),
+    ((3, 7, 50256), "The third number, 50,256, is too small"),
+    ((3, 7, 1, 50257), "A tuple of 3 numbers is wanted, not 4"),
     ("(3, 7, 50257)", "A tuple of 3 numbers is wanted"),
+    ((3, 50257, 7), "The scores come last"),
 ]
 RIGHT["longer_context"] = [786_432, 1024 * 768.0, torch.tensor(786_432)]
 WRONG["longer_context"] = [
@@ -61,8 +62,9 @@ WRONG["longer_context"] = [
     (0, "a row for each position"),
     (1024, "the number of new rows"),
     (700_000, "700,000 is too small"),
-    (math.nan, "too small"),
-    (True, "A number is wanted"),
+    (math.nan, "nan is not a number"),
+    ((786, 432), "A comma makes a tuple"),
+    (True, "One number is wanted, not True"),
 ]
 
 
@@ -84,6 +86,11 @@ def in_place(texts, length, filler):
     return torch.tensor([text[:length] for text in texts])
 
 
+def gap_at_zero(texts, length, filler):
+    rows = by_hand(texts, length, 0)
+    return rows.masked_fill(rows == 0, filler)
+
+
 RIGHT["same_length"] = [by_lists, by_hand]
 WRONG["same_length"] = [
     (lambda *a: by_hand(*a, front=True), "The filler stands in front"),
@@ -91,13 +98,18 @@ WRONG["same_length"] = [
     (lambda *a: by_hand(*a, front=True, end=True), "both at the wrong end"),
     (lambda *a: by_hand(*a, fill=False), "fills with 0"),
     (lambda texts, length, filler: by_hand(texts, max(map(len, texts)), filler), "the longest text"),
-    (lambda texts, length, filler: torch.tensor([t[: min(map(len, texts))] for t in texts]), "the shortest"),
     (lambda *a: by_hand(*a).T, "Texts stand in columns"),
     (lambda *a: by_hand(*a).flatten(), "in one row"),
     (lambda *a: by_hand(*a).float(), "numbers of type torch.float32"),
     (lambda *a: by_hand(*a).int(), "numbers are right, but of type torch.int32"),
     (lambda *a: by_hand(*a).tolist(), "returns a list"),
     (in_place, "changes its input in place"),
+    (gap_at_zero, "Token 0 is taken for a gap"),
+    (lambda texts, *a: by_hand([t for t in texts if t], *a), "An empty text gets no row"),
+    (
+        lambda texts, length, filler: torch.tensor([t[:length] for t in texts]),
+        "expected sequence of length 2",
+    ),
 ]
 
 
@@ -120,7 +132,15 @@ WRONG["embed"] = [
     (lambda tok, pos, ids: tok(ids) * pos(torch.arange(5)), "The two are multiplied"),
     (lambda tok, pos, ids: torch.cat([tok(ids), pos(torch.arange(5)).repeat(3, 1, 1)], -1), "side by side"),
     (lambda tok, pos, ids: embed(tok, pos, ids).double(), "right, but of type torch.float64"),
-    (lambda tok, pos, ids: embed(tok, pos, ids)[0], "the shape is (5, 4)"),
+    (lambda tok, pos, ids: embed(tok, pos, ids)[0], "the shape (5, 4)"),
+    (lambda tok, pos, ids: tok(ids) - pos(torch.arange(5)), "The two are subtracted"),
+    (lambda tok, pos, ids: embed(pos, tok, ids), "The two tables are exchanged"),
+    (torch.no_grad()(embed), "no gradient flows back"),
+    (lambda tok, pos, ids: embed(tok, pos, ids) - tok(ids) + tok(ids).detach(), "gradient of tok_emb.weight"),
+    (lambda tok, pos, ids: tok(ids) + pos(torch.arange(5)).detach(), "no gradient reaches pos_emb.weight"),
+    (lambda tok, pos, ids: embed(tok, pos, ids).squeeze(0), "For a single text it gives the shape (5, 4)"),
+    (lambda tok, pos, ids: tok(ids) + pos(torch.arange(ids.shape[0])), "must match the size"),
+    (lambda tok, pos, ids: 2 * embed(tok, pos, ids), "It gives result["),
 ]
 
 
@@ -146,6 +166,27 @@ def exclusive_average(self, x):
     return torch.stack([x[:, :t].mean(dim=1) if t else 0 * x[:, 0] for t in range(x.shape[1])], dim=1)
 
 
+class Remembering(nn.Module):
+    """Adds up in an attribute, and never starts anew."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.sum = 0
+
+    def forward(self, x):
+        self.sum = self.sum + x.cumsum(1)
+        return self.sum / steps(x)
+
+
+class Learnt(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return loop_average(self, x) * self.weight
+
+
 RIGHT["average_block"] = [average(matrix_average), average(loop_average)]
 WRONG["average_block"] = [
     (average(lambda self, x: x), "It returns its input"),
@@ -159,19 +200,26 @@ WRONG["average_block"] = [
     (average(lambda self, x: x.cumsum(0) / torch.arange(1, 5)[:, None, None]), "It runs along the batch"),
     (average(lambda self, x: loop_average(self, x.flip(1)).flip(1)), "It averages later tokens"),
     (average(lambda self, x: x.cumsum_(1) / steps(x)), "changes its input in place"),
+    (average(lambda self, x: x.cumsum(1) / torch.arange(1, x.shape[1] + 1)), "It divides along the features"),
+    (average(lambda self, x: x.cumsum(1).cumsum(0) / steps(x)), "does not start anew for each text"),
+    (average(lambda self, x: x.cumsum(1) / torch.arange(1, 5)[:, None]), "must match the size"),
+    (average(lambda self, x: loop_average(self, x) if x.shape[1] < 7 else x), "For 7 tokens"),
+    (Remembering, "When it runs for the second time"),
+    (Learnt, "It has parameters"),
+    (average(torch.no_grad()(loop_average)), "no gradient flows back"),
 ]
 
 # ---- 4.2 ---------------------------------------------------------------------------------------------------
 
-RIGHT["mean_and_variance"] = [[3, 4], torch.tensor([3.0, 4.0]), (3.05, 3.95)]
+RIGHT["mean_and_variance"] = [[3, 4], torch.tensor([3.0, 4.0]), (torch.tensor(3.05), 3.95)]
 WRONG["mean_and_variance"] = [
     ((0, 1), "before the scale and the shift"),
     ((3, 2), "what is the variance?"),
     ((0, 4), "what does the shift do"),
     ((6, 4), "the scale does not double it"),
     ((4, 3), "Mean first"),
-    (3, "2 numbers are wanted, not 1"),
-    ((3, 4.5), "Number 2, 4.5, is too large"),
+    (3, "A tuple of 2 numbers is wanted, not 1"),
+    ((3, 4.5), "The second number, 4.5, is too large"),
 ]
 
 
@@ -257,6 +305,29 @@ class BySmoothing(LayerNorm):
         return self.scale * centred(x) / (variance(x) + 0.1 * x.var() + 1e-5).sqrt() + self.shift
 
 
+class with_more(LayerNorm):
+    def __init__(self, emb_dim):
+        super().__init__(emb_dim)
+        self.more = ones(1)
+
+
+class without_shift(nn.Module):
+    def __init__(self, emb_dim):
+        super().__init__()
+        self.scale = ones(emb_dim)
+
+    def forward(self, x):
+        return self.scale * norm(x)
+
+
+class without_super(nn.Module):
+    def __init__(self, emb_dim):
+        self.scale = ones(emb_dim)
+
+    def forward(self, x):
+        return x
+
+
 RIGHT["layer_norm"] = [LayerNorm, ByMoments, ByPyTorch]
 WRONG["layer_norm"] = [
     (layer_norm(lambda x: norm(x, 1)), "over the tokens (dim=1)"),
@@ -293,16 +364,28 @@ WRONG["layer_norm"] = [
     (detached(mean=False, var=True), "no gradient flows through the variance"),
     (detached(mean=True, var=False), "no gradient flows through the mean"),
     (detached(mean=True, var=True), "no gradient flows through mean and variance"),
-    (forward(LayerNorm, lambda self, x: plain_forward(self, x).detach()), "No gradient flows back"),
+    (forward(LayerNorm, lambda self, x: plain_forward(self, x).detach()), "no gradient flows back"),
+    (layer_norm(lambda x: norm(x) * x.shape[-1] / 4), "In training mode"),
+    (layer_norm(lambda x: norm(x.data)), "gradient of the input"),
+    (
+        with_parameters(ones, lambda D: nn.Parameter(torch.zeros(D), requires_grad=False)),
+        "requires_grad=False",
+    ),
+    (forward(LayerNorm, lambda self, x: self.scale.data * norm(x) + self.shift), "reaches self.scale"),
+    (forward(LayerNorm, lambda self, x: self.scale * norm(x) + self.shift.detach()), "reaches self.shift"),
+    (without_shift, "self.shift must be an nn.Parameter, so that it is learnt; there is none"),
+    (with_more, "this has 9"),
+    (without_super, "Is super().__init__() missing?"),
 ]
 
-RIGHT["tiny_token"] = [0.3015, 0.3, torch.tensor(0.31)]
+RIGHT["tiny_token"] = [0.5345, 0.53, torch.tensor(0.55)]
 WRONG["tiny_token"] = [
-    (1, "eps is ten times the variance"),
-    (0.99, "eps is ten times the variance"),
-    (91, "Divide by the root"),
-    (0.0909, "not its square"),
-    (0.5, "0.5 is too large"),
+    (1, "eps is more than twice the variance"),
+    (0.995, "eps is more than twice the variance"),
+    (0.632, "Under the root stands the variance, too"),
+    (142.9, "Divide by the root"),
+    (0.2857, "not its square"),
+    (0.8, "0.8 is too large"),
 ]
 
 
@@ -358,6 +441,14 @@ WRONG["rms_norm"] = [
     (rms_norm(lambda x: x / (mean_square(x) + 1e-8).sqrt()), "eps is 1e-8"),
     (rms_norm(lambda x: x / (mean_square(x) + 1e-5).sqrt(), shift=True), "this has 8"),
     (rms_norm(lambda x: x / (mean_square(x) + 1e-5).sqrt(), scale=False), "The scale is not applied"),
+    (rms_norm(lambda x: x / (x.mean(-1, keepdim=True) ** 2 + 1e-5).sqrt()), "It squares the mean"),
+    (rms_norm(lambda x: x / (mean_square(x) + 1e-5).detach().sqrt()), "gradient of the input"),
+    (rms_norm(lambda x: x / (x.square().sum(-1, keepdim=True) / 4 + 1e-5).sqrt()), "In training mode"),
+    (rms_norm(lambda x: (x / (mean_square(x) + 1e-5).sqrt()).detach()), "no gradient reaches the input"),
+    (
+        forward(rms_norm(norm), lambda self, x: x / (mean_square(x) + 1e-5).sqrt() * self.scale.data),
+        "reaches self.scale",
+    ),
 ]
 
 
@@ -405,6 +496,14 @@ def fold_without_bias(norm, linear):
     return new
 
 
+def fold_turned(norm, linear):
+    new = nn.Linear(linear.out_features, linear.in_features)
+    with torch.no_grad():
+        new.weight.copy_(linear.weight * norm.scale)
+        new.bias.copy_(linear(norm.shift))
+    return new
+
+
 RIGHT["fold_norm"] = [fold(good_weight, good_bias), fold_by_basis]
 WRONG["fold_norm"] = [
     (fold_in_place, "It changes the norm or the layer"),
@@ -419,13 +518,16 @@ WRONG["fold_norm"] = [
     (fold(good_weight, lambda W, b, scale, shift: W @ shift), "The old bias is lost"),
     (fold(good_weight, lambda W, b, scale, shift: b + (W * scale) @ shift), "has the scale in it already"),
     (fold(good_weight, lambda W, b, scale, shift: b + W.T @ shift), "the transposed weight"),
+    (fold_turned, "must match the size"),
 ]
 
 # ---- 4.3 ---------------------------------------------------------------------------------------------------
 
-RIGHT["collapsed_layers"] = [590_592, 589_824]
+RIGHT["collapsed_layers"] = [590_592, 590_592.0]
 WRONG["collapsed_layers"] = [
-    (59_059_200, "how many has the one layer"),
+    (59_059_200, "How many has the one layer"),
+    (589_824, "The bias is missing"),
+    ((590, 592), "A comma makes a tuple"),
     (2 * 590_592, "Those are two layers"),
     (769, "a single output"),
     (700, "700 is too small"),
@@ -449,6 +551,17 @@ class GELUByExp(nn.Module):
 
 
 tanh_gelu = GELU()
+
+
+class with_a_learnt_root(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.root = nn.Parameter(torch.tensor((2 / math.pi) ** 0.5))
+
+    def forward(self, x):
+        return 0.5 * x * (1 + torch.tanh(self.root * (x + 0.044715 * x**3)))
+
+
 RIGHT["gelu"] = [GELU, GELUByExp, activation(lambda x: F.gelu(x, approximate="tanh"))]
 WRONG["gelu"] = [
     (activation(F.relu), "That is ReLU"),
@@ -470,8 +583,20 @@ WRONG["gelu"] = [
     (activation(lambda x: x), "It returns its input"),
     (activation(lambda x: x.mul_(0.5 * (1 + torch.tanh(x)))), "changes its input in place"),
     (activation(lambda x: tanh_gelu(x).detach()), "no gradient flows back"),
-    (activation(lambda x: tanh_gelu(x.detach()) + 0 * x), "For the derivative"),
-    (activation(lambda x: tanh_gelu(x).flatten()), "the shape is (24,)"),
+    (activation(lambda x: tanh_gelu(x.detach()) + 0 * x), "as the gradient of the input"),
+    (activation(lambda x: tanh_gelu(x).flatten()), "the shape (24,)"),
+    (gelu(root=(math.pi / 2) ** 0.5), "sqrt(π/2) in place"),
+    (gelu(root=1 / math.pi), "** 1/2 is not ** 0.5"),
+    (
+        activation(lambda x: 0.5 * x * (1 + torch.tanh((2 / math.pi) ** 0.5 * x + 0.044715 * x**3))),
+        "whole bracket",
+    ),
+    (
+        activation(lambda x: 0.5 * x * (1 + torch.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x * 3)))),
+        "multiplied by 3",
+    ),
+    (gelu(root=0.7975), "it gives [-0.003649"),
+    (with_a_learnt_root, "It has parameters"),
 ]
 
 
@@ -486,6 +611,29 @@ class TwoNames(nn.Module):
 
     def forward(self, tokens):
         return self.down(self.middle(self.up(tokens)))
+
+
+class InALoop(nn.Module):
+    """In a ModuleList, made from the last to the first."""
+
+    def __init__(self, config):
+        super().__init__()
+        D = config["emb_dim"]
+        narrow, wide = nn.Linear(D * 4, D), nn.Linear(D, D * 4)
+        self.layers = nn.ModuleList([wide, nn.GELU("tanh"), narrow])
+
+    def forward(self, tokens):
+        for layer in self.layers:
+            tokens = layer(tokens)
+        return tokens
+
+
+class PlainList(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.layers = [expand(cfg["emb_dim"]), GELU(), contract(cfg["emb_dim"])]
+
+    forward = InALoop.forward
 
 
 def network(*layers):
@@ -514,7 +662,7 @@ class NormInside(FeedForward):
         return self.layers[2](norm(self.layers[1](self.layers[0](x))))
 
 
-RIGHT["feed_forward"] = [FeedForward, TwoNames]
+RIGHT["feed_forward"] = [FeedForward, InALoop]
 WRONG["feed_forward"] = [
     (network(expand, bend, contract, bend, lambda D: nn.Linear(D, D)), "Two nn.Linear layers are wanted"),
     (
@@ -533,14 +681,20 @@ WRONG["feed_forward"] = [
     (network(bend, expand, contract), "before the first layer"),
     (forward(FeedForward, lambda self, x: x + self.layers(x)), "The input is added"),
     (NormInside, "The hidden numbers are normalized"),
-    (forward(FeedForward, lambda self, x: self.layers[0](x)), "the shape is (2, 3, 24)"),
-    (forward(FeedForward, lambda self, x: self.layers(x).mean(1)), "the shape is (2, 6)"),
+    (forward(FeedForward, lambda self, x: self.layers[0](x)), "the shape (2, 3, 24)"),
+    (forward(FeedForward, lambda self, x: self.layers(x).mean(1)), "the shape (2, 6)"),
     (forward(FeedForward, lambda self, x: 2 * self.layers(x)), "With random weights it gives"),
+    (TwoNames, "Shipped weights would not fit"),
+    (PlainList, "A plain list hides its layers"),
+    (forward(FeedForward, lambda self, x: self.layers(x.data)), "no gradient reaches the input"),
+    (forward(FeedForward, torch.no_grad()(FeedForward.forward)), "no gradient flows back"),
+    (network(expand, bend, contract, lambda D: nn.Dropout(0.5)), "In training mode"),
 ]
 
-RIGHT["hidden_memory"] = [48, 50.3, 48.0]
+RIGHT["hidden_memory"] = [48, 48.5, torch.tensor([48.0])]
 WRONG["hidden_memory"] = [
-    (12, "one text, or for the 768"),
+    (12, "A factor of 4 is missing"),
+    (50.3, "not a million"),
     (24, "4 bytes, not 2"),
     (96, "4 bytes, not 8"),
     (384, "the number of bits"),
@@ -576,11 +730,20 @@ class SwiGLUByHand(nn.Module):
         return (g / (1 + (-g).exp()) * (x @ self.up.weight.T)) @ self.down.weight.T
 
 
+fixed_width = init(
+    lambda self, D: [
+        setattr(self, n, nn.Linear(*s, bias=False))
+        for n, s in zip(("gate", "up", "down"), ((D, 256), (D, 256), (256, D)), strict=True)
+    ],
+    lambda self, x: self.down(gated(self.gate(x), self.up(x))),
+)
+
+
 RIGHT["swiglu"] = [swiglu(gated), SwiGLUByHand]
 WRONG["swiglu"] = [
     (init(lambda self, D: setattr(self, "gate", nn.Linear(D, D)), lambda self, x: x), "missing: up, down"),
-    (swiglu(gated, hidden=4), "half as many parameters again"),
-    (swiglu(gated, hidden=2), "within 1% are right"),
+    (swiglu(gated, hidden=4), "one and a half times as many"),
+    (swiglu(gated, hidden=2), "within 1%, are those of FeedForward"),
     (swiglu(lambda gate, up: F.silu(gate) + up), "Gate and path are added"),
     (swiglu(lambda gate, up: F.silu(gate)), "The path `up` is not used"),
     (swiglu(lambda gate, up: up), "The gate is not used"),
@@ -593,19 +756,27 @@ WRONG["swiglu"] = [
     (swiglu(lambda gate, up: F.gelu(gate) * up), "has an exact GELU"),
     (swiglu(lambda gate, up: F.relu(gate) * up), "has a ReLU"),
     (swiglu(lambda gate, up: 2 * gated(gate, up)), "With random weights it gives"),
+    (swiglu(gated, bias=True), "have no bias"),
+    (fixed_width, "within 1%, are those"),
+    (
+        forward(swiglu(gated), lambda self, x: x + self.down(gated(self.gate(x), self.up(x)))),
+        "The input is added",
+    ),
+    (swiglu(lambda gate, up: F.silu(gate).detach() * up), "gradient of the input"),
 ]
 
 # ---- 4.4 ---------------------------------------------------------------------------------------------------
 
-RIGHT["sum_or_product"] = ["b", " B "]
+RIGHT["sum_or_product"] = ["b", " B ", "(b)"]
 WRONG["sum_or_product"] = [
     ("a", "A factor of 2 for each layer"),
     ("c", "A product needs no parameters"),
     ("d", "Products have derivatives too"),
     ("e", "Choose one of 'a', 'b', 'c', 'd'"),
     (2, "Choose one of"),
+    ("(d)", "Products have derivatives too"),
 ]
-RIGHT["gradient_through_twelve"] = [3.138, 3.0, torch.tensor(3.2)]
+RIGHT["gradient_through_twelve"] = [3.138, 3.0, torch.tensor(3.2), (torch.tensor(3.138),)]
 WRONG["gradient_through_twelve"] = [
     (1e-12, "without the shortcuts"),
     (1.1, "That is one layer"),
@@ -655,21 +826,40 @@ def in_a_list(self, x):
     return x + output
 
 
-def refuse_all(x, layer):
-    if layer.out_features == 1 or x.shape == (3, 4) and refuse_all.count:
-        raise ValueError("no")
-    refuse_all.count += 1
-    return x + layer(x)
-
-
-refuse_all.count = 0
-
-
 def residual(x, layer):
     output = layer(x)
     if output.shape != x.shape:
         raise ValueError(f"the layer changes the shape from {tuple(x.shape)} to {tuple(output.shape)}")
     return x + output
+
+
+def no_shortcut(x, layer):
+    output = layer(x)
+    return x + output if output.shape == x.shape else output
+
+
+def by_width(x, layer):
+    output = layer(x)
+    if output.shape[-1] != x.shape[-1]:
+        raise ValueError
+    return x + output
+
+
+def asserting(x, layer):
+    output = layer(x)
+    assert output.shape == x.shape
+    return x + output
+
+
+def returning(x, layer):
+    output = layer(x)
+    return x + output if output.shape == x.shape else ValueError("no")
+
+
+frozen = init(
+    lambda self, layer: setattr(self, "layer", layer.requires_grad_(False)),
+    lambda self, x: residual(x, self.layer),
+)
 
 
 RIGHT["residual"] = [wrapper(residual), ResidualByHook]
@@ -686,9 +876,19 @@ WRONG["residual"] = [
     (wrapper(lambda x, f: 2 * x + f(x)), "The input is added twice"),
     (refusing(lambda x, f: x + f(x)), "The layer runs 2 times"),
     (init(lambda self, layer: setattr(self, "layer", [layer]), in_a_list), "would not be trained"),
-    (wrapper(lambda x, f: x + f(x)), "must raise ValueError; broadcasting gives (3, 4)"),
+    (wrapper(lambda x, f: x + f(x)), "must raise ValueError; without it, (3, 4) comes out"),
     (wrapper(lambda x, f: x.add_(f(x))), "changes its input in place"),
     (wrapper(lambda x, f: 1 / 0), "ZeroDivisionError"),
+    (wrapper(no_shortcut), "without it, (3, 1) comes out"),
+    (wrapper(by_width), "A layer that makes (2, 1, 4) of (2, 3, 4) must raise ValueError"),
+    (wrapper(asserting), "this raises AssertionError"),
+    (wrapper(returning), "It returns the ValueError; raise it"),
+    (wrapper(lambda x, f: residual(x, f.forward)), "The layer itself never runs"),
+    (wrapper(lambda x, f: x.detach() + f(x)), "gradient of the input"),
+    (wrapper(lambda x, f: x + f(x).detach()), "gradient of the input"),
+    (wrapper(lambda x, f: x + f(x.detach())), "gradient of the input"),
+    (wrapper(lambda x, f: (x + f(x)).detach()), "no gradient flows back"),
+    (frozen, "self.layer.weight has requires_grad=False"),
 ]
 
 
@@ -730,6 +930,14 @@ WRONG["pre_norm"] = [
     (with_norm(lambda x, f, n: x + f(n(x)), count=0), "Besides the layer it has 0 parameters"),
     (with_norm(lambda x, f, n: x + f(n(x)), count=2), "Besides the layer it has 24 parameters"),
     (with_norm(lambda x, f, n: x + 2 * f(n(x))), "With a random layer it gives"),
+    (with_norm(lambda x, f, n: x * f(n(x))), "The two are multiplied"),
+    (with_norm(lambda x, f, n: x.detach() + f(n(x))), "gradient of the input"),
+    (with_norm(lambda x, f, n: x + f(n(x).detach())), "gradient of the input"),
+    (with_norm(lambda x, f, n: x + f(norm(x))), "no gradient reaches self.norms.0.scale"),
+    (
+        with_norm(lambda x, f, n: x + f(n(x)), base=lambda D: LayerNorm(4 * D)),
+        "ValueError: the input must have 24",
+    ),
 ]
 
 
@@ -758,6 +966,18 @@ class ReZeroUnregistered(ReZeroScalar):
         self.alpha = nn.Parameter(torch.tensor(0.0))
 
 
+class rezero_frozen(ReZeroScalar):
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.alpha.requires_grad_(False)
+
+
+class rezero_more(ReZeroScalar):
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.beta = nn.Parameter(torch.zeros(1))
+
+
 RIGHT["rezero"] = [rezero(lambda x, f, alpha: x + alpha * f(x)), ReZeroScalar]
 WRONG["rezero"] = [
     (rezero(lambda x, f, alpha: x + alpha * f(x), start=1.0), "alpha starts at 1"),
@@ -765,15 +985,21 @@ WRONG["rezero"] = [
     (rezero(lambda x, f, alpha: alpha * x + f(x)), "the layer alone comes out"),
     (rezero(lambda x, f, alpha: x + f(alpha * x)), "multiplies the input of the layer"),
     (rezero(lambda x, f, alpha: x + alpha * f(x), learnt=False), "self.alpha must be an nn.Parameter"),
-    (wrapper(lambda x, f: x + 0 * f(x)), "it is nothing."),
+    (wrapper(lambda x, f: x + 0 * f(x)), "there is none."),
     (rezero(lambda x, f, alpha: x + alpha * f(x), size=4), "this has 4"),
     (ReZeroUnregistered, "would not be trained"),
     (rezero(lambda x, f, alpha: x + 0 * f(x)), "alpha has no effect"),
     (rezero(lambda x, f, alpha: x + alpha**2 * f(x)), "alpha is squared"),
     (rezero(lambda x, f, alpha: (1 - alpha) * x + alpha * f(x)), "weighs the layer against x"),
-    (rezero(lambda x, f, alpha: x + alpha.detach() * f(x)), "No gradient reaches alpha"),
-    (rezero(lambda x, f, alpha: (x + alpha * f(x)).detach()), "No gradient reaches alpha"),
+    (rezero(lambda x, f, alpha: x + alpha.detach() * f(x)), "no gradient reaches self.alpha"),
+    (rezero(lambda x, f, alpha: (x + alpha * f(x)).detach()), "no gradient flows back"),
     (rezero(lambda x, f, alpha: x + 2 * alpha * f(x)), "With alpha = 0.5 it gives"),
+    (rezero(lambda x, f, alpha: x + alpha + f(x)), "the layer comes in as a whole"),
+    (rezero(lambda x, f, alpha: alpha * f(x)), "nothing comes out"),
+    (rezero(lambda x, f, alpha: x + alpha * f(x) if alpha else x), "no gradient reaches self.alpha"),
+    (rezero(lambda x, f, alpha: x.detach() + alpha * f(x)), "gradient of the input"),
+    (rezero_frozen, "self.alpha has requires_grad=False"),
+    (rezero_more, "self.beta is a parameter too many"),
 ]
 
 # ---- 4.5 ---------------------------------------------------------------------------------------------------
@@ -817,6 +1043,17 @@ def attend_spoiled_alone(q, k, v):
     return attend(q, k, v) if q.shape[-2] > 1 else 2 * v
 
 
+def attend_times_infinity(q, k, v):
+    T = q.shape[-2]
+    return (q @ k.mT / 6**0.5 + torch.ones(T, T).triu(1) * -INF).softmax(-1) @ v
+
+
+def attend_by_fixed_dimensions(q, k, v):
+    T = q.shape[-2]
+    scores = (q @ k.mT / 6**0.5).masked_fill(torch.ones(T, T).triu(1).bool(), -INF)
+    return scores.softmax(2) @ v if q.ndim == 3 else scores.softmax(1).nan_to_num() @ v
+
+
 RIGHT["attention_head"] = [
     attend,
     attend_one_by_one,
@@ -827,9 +1064,11 @@ ATTENTION = [
     ({"offset": 2}, "off by one: each token sees the next"),
     ({"offset": 0}, "hides the diagonal as well"),
     ({"offset": 1, "flipped": True}, "upside down"),
+    ({"offset": 0, "flipped": True}, "upside down"),
     ({"after": True}, "The mask comes after the softmax"),
     ({"fill": 0.0}, "writes 0 into the scores"),
     ({"factor": 1}, "The division by the root of Dh is missing"),
+    ({"factor": 5**-0.5}, "divided by the root of T"),
     ({"dim": -2}, "runs over the queries"),
 ]
 WRONG["attention_head"] = [
@@ -840,11 +1079,24 @@ WRONG["attention_head"] = [
     (lambda q, k, v: attend(k, q, v), "Queries and keys are exchanged"),
     (lambda q, k, v: attend(q, q, v), "compared with themselves"),
     (lambda q, k, v: attend(q, k, k), "applied to the keys"),
-    (lambda q, k, v: attend(q, k, v, factor=1, offset=99), "First: changing the last token"),
-    (attend_unnormalized, "First: the weights of a token do not sum to 1"),
+    (lambda q, k, v: attend(q, k, v, factor=1, offset=99), "What can be seen: changing the last token"),
+    (attend_unnormalized, "if all values are 1, a token does not get 1"),
     (attend_spoiled_alone, "For a single token"),
-    (lambda q, k, v: attend(q, k, v)[0], "the shape is (5, 6)"),
-    (lambda q, k, v: attend(q, k, v) * INF, "it gives ["),
+    (lambda q, k, v: attend(q, k, v)[0], "the shape (5, 6)"),
+    (lambda q, k, v: attend(q, k, v) * INF, "It gives result[0, 0] = ["),
+    (lambda q, k, v: attend(q, k, v, factor=1 / (2 * 6)), "Dh**1/2 is half of Dh"),
+    (attend_times_infinity, "0 times infinity is nan"),
+    (lambda q, k, v: (q @ k.mT / 6**0.5).tril() @ v, "The softmax is missing"),
+    (
+        lambda q, k, v: (q @ k.mT / 6**0.5 + torch.full((q.shape[-2],) * 2, -INF).triu(1)) @ v,
+        "softmax is missing",
+    ),
+    (lambda q, k, v: attend(q, k, q), "applied to the queries"),
+    (lambda q, k, v: attend(q + torch.rand(1), k, v), "two runs on the same input differ"),
+    (lambda q, k, v: attend(q, k, v) if q.ndim == 3 else [][0], "but not for (B, H, T, Dh). It fails"),
+    (attend_by_fixed_dimensions, "It works for (B, T, Dh); but for (B, H, T, Dh) it gives"),
+    (torch.no_grad()(attend), "no gradient flows back"),
+    (lambda q, k, v: attend(q.detach(), k, v), "no gradient reaches the queries"),
 ]
 RIGHT["open_pairs"] = [524_800, 524_800.0]
 WRONG["open_pairs"] = [
@@ -889,6 +1141,16 @@ def with_dropout(self, q, k, v):
     T = q.shape[2]
     scores = q @ k.mT / self.head_dim**0.5 + torch.full((T, T), -INF).triu(1)
     return self.dropout(scores.softmax(-1)) @ v
+
+
+def drop_scores(self, q, k, v):
+    T = q.shape[2]
+    scores = self.dropout(q @ k.mT / self.head_dim**0.5) + torch.full((T, T), -INF).triu(1)
+    return scores.softmax(-1) @ v
+
+
+def always_dropping(self, q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout.p, is_causal=True)
 
 
 class HeadByHead(MultiHeadAttention):
@@ -953,10 +1215,30 @@ WRONG["multi_head_attention"] = [
     (OtherNames, "missing: W_query"),
     (
         heads(attend=lambda self, q, k, v: attend(q, k, v, offset=99, factor=1)),
-        "First: changing the last token",
+        "What can be seen: changing the last token",
     ),
     (Heads, "Dropout has no effect in training"),
-    (heads(forward=no_narrow, attend=with_dropout), "With d_in = 6 and d_out = 8 the shape is wrong"),
+    (
+        heads(forward=no_narrow, attend=with_dropout),
+        "With d_in = 6, d_out = 8 and 12 tokens it gives the shape (1, 12, 6)",
+    ),
+    (type("Misspelt", (MultiHeadAttention,), {"foward": Heads.forward}), "is the name misspelt?"),
+    (heads(attend=lambda self, q, k, v: attend(q, k, v, dim=1)), "The softmax runs over the heads (dim=1)"),
+    (
+        heads(attend=lambda self, q, k, v: attend(q + torch.rand(1), k, v)),
+        "two runs on the same input differ",
+    ),
+    (heads(attend=drop_scores), "Dropout must strike the attention weights"),
+    (
+        heads(attend=lambda self, q, k, v: attend(q, k, self.dropout(v))),
+        "Dropout must strike the attention weights",
+    ),
+    (
+        heads(attend=lambda self, q, k, v: self.dropout(attend(q, k, v))),
+        "Dropout must strike the attention weights",
+    ),
+    (heads(attend=always_dropping), "Dropout acts in eval mode, too"),
+    (heads(forward=torch.no_grad()(Heads.forward)), "no gradient flows back"),
 ]
 
 
@@ -1029,6 +1311,21 @@ def second(x, att, ff, n1, n2, drop):
     return x + ff(n2(x))
 
 
+def made_with(change):
+    """A block that is made with another configuration."""
+    return type(
+        "Other",
+        (TransformerBlock,),
+        {"__init__": lambda self, cfg: TransformerBlock.__init__(self, change(cfg))},
+    )
+
+
+class OneNorm(TransformerBlock):
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.norm2 = self.norm1
+
+
 RIGHT["transformer_block"] = [TransformerBlock, BlockInOneLine, BlockOfPyTorch]
 WRONG["transformer_block"] = [
     (block(post_norm_block), "(post-norm)"),
@@ -1059,10 +1356,21 @@ WRONG["transformer_block"] = [
     (then(first, second), "Dropout has no effect"),
     (
         then(lambda x, a, f, n1, n2, d: d(x + a(n1(x))), lambda x, a, f, n1, n2, d: d(x + f(n2(x)))),
-        "shortcut itself",
+        "Dropout strikes the shortcut itself",
     ),
     (then(first, lambda x, a, f, n1, n2, d: x + 2 * f(n2(x))), "With random weights it gives"),
     (block(lambda x, *parts: good_block(x, *parts).double()), "type torch.float64"),
+    (block(lambda x, a, f, n1, n2, d: second(x + d(a(n1(x))), a, f, n1, n2, d)), "What the feed-forward"),
+    (block(lambda x, a, f, n1, n2, d: (x + a(n1(x))) + d(f(n2(x + a(n1(x)))))), "What attention adds is not"),
+    (
+        block(lambda x, a, f, n1, n2, d: second(x + a(d(n1(x))), a, lambda y: f(d(y)), n1, n2, d)),
+        "in front of the",
+    ),
+    (made_with(lambda cfg: {**cfg, "qkv_bias": True}), "With qkv_bias False attention has"),
+    (made_with(lambda cfg: {**cfg, "drop_rate": 0.1}), "there is dropout with the rate 0.1"),
+    (made_with(lambda cfg: {**cfg, "context_length": 31}), "attention has 31"),
+    (OneNorm, "one and the same module"),
+    (block(torch.no_grad()(good_block)), "no gradient flows back"),
 ]
 
 # ---- 4.6 ---------------------------------------------------------------------------------------------------
@@ -1117,8 +1425,8 @@ WRONG["part_counts"] = [
     ),
     (parts(feed_forward=lambda cfg: -4 * cfg["emb_dim"]), "The norms belong to neither"),
     (lambda cfg: None, "is a `return` missing?"),
-    (lambda cfg: sum(by_formula(cfg)), "2 numbers are wanted"),
-    (count_in_place, "changes its input in place"),
+    (lambda cfg: sum(by_formula(cfg)), "A tuple of 2 numbers is wanted"),
+    (count_in_place, "It changes cfg; work on a copy"),
 ]
 MB = 2**20
 
@@ -1132,7 +1440,7 @@ def size(cfg):
 def size_by_formula(cfg):
     V, T, D, L = (cfg[key] for key in ("vocab_size", "context_length", "emb_dim", "n_layers"))
     n = (2 * V + T + 2) * D + L * (12 * D * D + (10 + 3 * cfg["qkv_bias"]) * D)
-    return [n, round(n / 262_144, 4)]
+    return [n, round(n / 262_144, 2)]
 
 
 def smaller(difference):
@@ -1166,8 +1474,8 @@ WRONG["model_size"] = [
     (lambda cfg: size(cfg)[::-1], "First the parameters"),
     (other_unit(16 / MB), "16 bytes are for training"),
     (lambda cfg: None, "where two numbers are wanted"),
-    (lambda cfg: size(cfg)[0], "2 numbers are wanted, not 1"),
-    (lambda cfg: size({**cfg, "qkv_bias": False}), "For a small configuration it gives"),
+    (lambda cfg: size(cfg)[0], "A tuple of 2 numbers is wanted, not 1"),
+    (lambda cfg: size({**cfg, "qkv_bias": False}), "For a smaller configuration it gives"),
 ]
 
 
@@ -1211,6 +1519,14 @@ def last_position_row(self, ids):
     return rest(self, self.tok_emb(ids) + self.pos_emb(torch.tensor(ids.shape[1])))
 
 
+def undropped(self, x):
+    return self.out_head(self.final_norm(self.trf_blocks(x)))
+
+
+def late_dropout(self, x):
+    return self.out_head(self.final_norm(self.drop_emb(self.trf_blocks(x))))
+
+
 RIGHT["gpt_model"] = [GPTModel, GPTInOtherStyle]
 WRONG["gpt_model"] = [
     (gpt(lambda self, t, p: rest(self, t)), "The positions are missing"),
@@ -1245,6 +1561,15 @@ WRONG["gpt_model"] = [
     ),
     (init(lambda self, cfg: None, lambda self, ids: torch.zeros(2, 5, 31)), "missing: tok_emb, pos_emb"),
     (gpt(lambda self, t, p: 2 * rest(self, t + p)), "With random weights it gives"),
+    (type("Misspelt", (GPTModel,), {"foward": GPTModel.forward}), "is the name misspelt?"),
+    (
+        gpt(lambda self, t, p: rest(self, t + p).squeeze(0)),
+        "For a batch of one text it gives the shape (5, 31)",
+    ),
+    (gpt(lambda self, t, p: late_dropout(self, t + p)), "drop_emb stands behind the blocks"),
+    (gpt(lambda self, t, p: undropped(self, self.drop_emb(t) + p)), "Only the tokens are dropped"),
+    (gpt(lambda self, t, p: undropped(self, t + self.drop_emb(p))), "Only the positions are dropped"),
+    (forward(GPTModel, torch.no_grad()(GPTInOtherStyle.forward)), "no gradient flows back"),
 ]
 
 
@@ -1300,6 +1625,7 @@ WRONG["tie_weights"] = [
     (tie_scaled, "The numbers of the embedding have changed"),
     (tie_and_extend, "The model has"),
     (None, "Hand over the function"),
+    (lambda model: setattr(model, "out_head", model.tok_emb), "out_head is no linear layer any more"),
 ]
 
 
@@ -1352,6 +1678,12 @@ def rates_in_place(cfg, *rates):
     return with_rates(0, 1)(cfg, *rates)
 
 
+def one_block(cfg, *rates):
+    model = with_rates(0, 1, 2)(cfg, *rates)
+    model.trf_blocks = nn.Sequential(*[model.trf_blocks[0]] * cfg["n_layers"])
+    return model
+
+
 RIGHT["separate_dropout"] = [with_rates(0, 1, 2), new_dropouts]
 WRONG["separate_dropout"] = [
     (with_rates(0, 2, 1), "attention and shortcut are exchanged"),
@@ -1369,8 +1701,9 @@ WRONG["separate_dropout"] = [
     (lambda *a: None, "where a GPTModel is wanted"),
     (without_blocks, "The model has 2 blocks"),
     (without_shortcut_dropout, "A part is missing"),
-    (without_head, "no longer gives logits"),
-    (rates_in_place, "changes its input in place"),
+    (without_head, "The model has 2976 parameters; 3224 are right"),
+    (rates_in_place, "It changes cfg; work on a copy"),
+    (one_block, "Is each block one of its own?"),
 ]
 
 # ---- 4.7 ---------------------------------------------------------------------------------------------------
@@ -1489,6 +1822,10 @@ WRONG["greedy"] = [
     (greedy_without_zero, "For max_new_tokens = 0"),
     (lambda *a: greedy.__wrapped__(*a), "AttributeError"),
     (greedy_forever, "does a loop never end?"),
+    (
+        greedy(give=lambda idx, start, size: idx.squeeze(0)),
+        "For a batch of one text it gives the shape (11,)",
+    ),
 ]
 
 
@@ -1530,6 +1867,14 @@ def until_in_text(model, idx, max_new_tokens, context_size, eos_id):
     return idx
 
 
+def until_last(model, idx, max_new_tokens, context_size, eos_id):
+    for _ in range(max_new_tokens):
+        if idx[0, -1] == eos_id:
+            break
+        idx = generate_text_simple(model, idx, 1, context_size)
+    return idx
+
+
 RIGHT["stop_token"] = [until, cut_afterwards]
 WRONG["stop_token"] = [
     (lambda model, idx, n, size, eos: generate_text_simple(model, idx, n, size), "It never stops"),
@@ -1541,6 +1886,8 @@ WRONG["stop_token"] = [
     (until_other(limit=1), "goes beyond max_new_tokens"),
     (until_other(inside=True), "A stop token in the prompt ends it"),
     (until_in_text, "A stop token in the prompt ends it"),
+    (until_last, "A stop token in the prompt ends it"),
+    (lambda m, i, n, c, e: i if i[0, 0] == e else until(m, i, n, c, e), "token in the prompt only it gives"),
 ]
 
 
@@ -1582,6 +1929,6 @@ WRONG["top_k"] = [
     (lambda z, t, k: (z / t).topk(k).values.softmax(-1), "only the k best"),
     (lambda z, t, k: keep((z / t).T, min(k, 4)).T.softmax(-1), "among the rows (dim=0)"),
     (lambda z, t, k: probabilities(z.div_(t), 1, k), "changes its input in place"),
-    (lambda z, t, k: probabilities(z, t, min(k, 5)), "temperature 1 and all six"),
+    (lambda z, t, k: probabilities(z, t, min(k, 5)), "temperature 1 and all seven"),
     (lambda z, t, k: probabilities(z, max(t, 1), k) if k > 1 else (z / t).softmax(-1), "top_k 1"),
 ]

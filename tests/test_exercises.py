@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 from notebooks import checks
 
@@ -83,6 +84,7 @@ def namespaces():
             for source in code:
                 if re.match(r"import |from |#\| export", source):
                     exec(source, found[path])
+    torch.set_printoptions(profile="default")  # the notebooks print three digits
     return found
 
 
