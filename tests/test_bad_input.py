@@ -171,6 +171,7 @@ TABLE = {
     ],
     (NORM,): [
         ("width 6", torch.zeros(2, 6), ValueError, "the input must have 7 features, got shape (2, 6)"),
+        ("width 8", torch.zeros(2, 8), ValueError, "the input must have 7 features, got shape (2, 8)"),
         ("width 1", torch.zeros(2, 1), ValueError, "the input must have 7 features, got shape (2, 1)"),
         ("no width", torch.zeros(()), ValueError, "the input must have 7 features, got shape ()"),
         ("width not last", torch.zeros(7, 2), ValueError, "the input must have 7 features, got shape (7, 2)"),
