@@ -1484,8 +1484,8 @@ def what_eval_changes(answer):
 def tokens_processed(answer):
     P, n = 10, 100
     mistakes = {
-        "So many tokens there are at the end; each step reads all that are there": P + n,
-        "So many tokens are made; each step reads all that are there": n,
+        "That is the length at the end; each step reads the whole text so far": P + n,
+        "That is how many are made; each step reads the whole text so far": n,
         "The text grows by one token with each step": n * P,
         "The first step reads 10 tokens, and not 11": n * P + n * (n + 1) // 2,
         "The prompt is read in every step, too": n * (n - 1) // 2,

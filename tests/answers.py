@@ -1717,8 +1717,8 @@ WRONG["what_eval_changes"] = [
 ]
 RIGHT["tokens_processed"] = [5950, 5950.0]
 WRONG["tokens_processed"] = [
-    (110, "there are at the end"),
-    (100, "So many tokens are made"),
+    (110, "That is the length at the end"),
+    (100, "That is how many are made"),
     (1000, "grows by one token"),
     (6050, "reads 10 tokens, and not 11"),
     (4950, "The prompt is read"),
