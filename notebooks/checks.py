@@ -120,14 +120,15 @@ def in_words(error):
     if "'_modules'" in message or "before Module.__init__()" in message:
         raised += " (Is super().__init__() missing?)"
     if not lines:  # not even inside of the answer
-        return f"The check could not work with it. {raised}"
+        return f"The check could not use your answer. {raised}"
     place = f" at `{lines[-1]}`" if lines[-1] else ""
     return f"It fails{place}. {raised}"
 
 
 def kind(thing):
     """A thing's type, for a message."""
-    return "None (is a `return` missing?)" if thing is None else f"a {type(thing).__name__}"
+    name = type(thing).__name__
+    return "None (is a `return` missing?)" if thing is None else f"a{'n' * (name[0] in 'aeiou')} {name}"
 
 
 def build(answer, *arguments):
@@ -239,7 +240,7 @@ def predicted(answer, right, tolerance=0.0, mistakes=()):
     if any(isinstance(n, bool) or not isinstance(n, (int, float)) for n in numbers) or not numbers:
         given = repr(answer) if isinstance(answer, str) else str(answer)
         raise Wrong(f"{wanted} is wanted, not {given[:60]}.")
-    require(numbers == tuple(n for n in numbers if n == n), "nan is not a number.")
+    require(numbers == tuple(n for n in numbers if n == n), "The answer is nan; a number is wanted.")
 
     tolerances = tolerance if isinstance(tolerance, tuple) else (tolerance,) * len(right)
 
@@ -322,7 +323,7 @@ def same_gradients(result, right, leaves):
             torch.autograd.grad(y, leaf, upstream, retain_graph=True, allow_unused=True)[0]
             for y in (result, right)
         )
-        require(wanted is not None, f"{name} is a parameter too many.")
+        require(wanted is not None, f"{name} is a parameter that is not needed.")
         words = f"The numbers are right, but no gradient reaches {name}: is something detached?"
         require(own is not None, words)
         compare(own, wanted, given=f"The numbers are right; as the gradient of {name}", tolerance=1e-3)
@@ -356,7 +357,7 @@ def logits_shape(answer):
         "The model scores what comes next at every position, not only at the last": (3, 50257),
         "That is the shape of the ids that go in": (3, 7),
         "That is the shape inside the model; the output head turns 1,024 numbers into scores": (3, 7, 1024),
-        "768 is the width of the small model, and the width inside": (3, 7, 768),
+        "768 is the width of gpt2-small; besides, the head turns the width into scores": (3, 7, 768),
         "The texts come first, then the positions": (7, 3, 50257),
         "Each text has scores of its own": (7, 50257),
         "The scores come last": (3, 50257, 7),
@@ -543,7 +544,7 @@ def layer_norm(answer):
     layer_norm_basics(layer)
 
     count = sum(p.numel() for p in layer.parameters())
-    require(count == 8, f"For 4 features it has 8 parameters, scale and shift; this has {count}.")
+    require(count == 8, f"For 4 features a LayerNorm has 8 parameters, scale and shift; yours has {count}.")
     randomized(layer)
     scale, shift = layer.scale.detach(), layer.shift.detach()
     norm = normalized(x)
@@ -591,9 +592,10 @@ def tiny_token(answer):
     x, variance, eps = 0.002, 0.002**2, 1e-5
     mistakes = {
         "eps is more than twice the variance here, and stands under the root with it": 1.0,
-        "Under the root stands the variance, too": x / eps**0.5,
-        "Divide by the root of variance plus eps, not by the two themselves": x / (variance + eps),
-        "Divide what goes in, 0.002, and not its square": variance / (variance + eps),
+        "Under the root there is the variance as well as eps": x / eps**0.5,
+        "The root is missing: divide by the root of variance plus eps": x / (variance + eps),
+        "That is the variance after normalization; the standard deviation is its root": variance
+        / (variance + eps),
     }
     predicted(answer, x / (variance + eps) ** 0.5, 0.05, mistakes)
 
@@ -611,7 +613,8 @@ def rms_norm(answer):
     mistakes = {
         "It returns its input": x,
         "The mean is subtracted, as in LayerNorm": normalized(x),
-        "It divides by the standard deviation; RMSNorm takes no mean off anywhere": x / x.std(correction=0),
+        "It divides by the standard deviation; RMSNorm subtracts no mean, not even there": x
+        / x.std(correction=0),
         "It takes the sum of the squares; the mean is wanted": x / square.sum().sqrt(),
         "The root is missing": x / square.mean(),
         "It takes the mean of |x| and not the root of the mean square": x / x.abs().mean(),
@@ -633,7 +636,7 @@ def rms_norm(answer):
         "For the token [0.001, -0.001, 0.001, -0.001]",
     )
     count = sum(p.numel() for p in layer.parameters())
-    require(count == 4, f"RMSNorm has {4} parameters for 4 features, the scale; this has {count}.")
+    require(count == 4, f"For 4 features RMSNorm has 4 parameters, its scale; yours has {count}.")
     randomized(layer)
     right = x * (square.mean() + 1e-5).rsqrt()
     compare(ask(layer, x), right * layer.scale, {"The scale is not applied": right}, "With a random scale")
@@ -659,7 +662,7 @@ def fold_norm(answer):
         in_bias = {
             "The bias is unchanged: the shift is lost": b,
             "The old bias is lost": W @ shift,
-            "The shift goes through the weight that has the scale in it already": b + (W * scale) @ shift,
+            "The shift goes through the new weight; it must go through the old one": b + (W * scale) @ shift,
         }
         if outputs == 5:
             words = "The scale multiplies the rows of the weight, which belong to outputs"
@@ -759,7 +762,7 @@ def feed_forward(answer):
     compare(ask(module, x), second(gelu(first(x))), mistakes, "With random weights", tolerance=3e-5)
     trains_like(module, lambda x: second(gelu(first(x))), x)
     names = {f"layers.{place}.{kind}" for place in (0, 2) for kind in ("weight", "bias")}
-    words = "Shipped weights would not fit: make self.layers an nn.Sequential of Linear, GELU, Linear."
+    words = "Weights saved with our class would not fit: self.layers must be Sequential(Linear, GELU, Linear)."
     require(set(module.state_dict()) == names, words)
 
 
@@ -788,9 +791,7 @@ def swiglu(answer):
         count, wanted = sum(p.numel() for p in module.parameters()), 8 * D**2 + 5 * D
         words = "With a hidden width of 4·D there are one and a half times as many parameters as wanted."
         require(abs(count / wanted - 1.5) > 0.02, words)
-        words = (
-            f"For emb_dim = {D} it has {count:,} parameters; {wanted:,}, within 1%, are those of FeedForward."
-        )
+        words = f"For emb_dim = {D} it has {count:,} parameters; FeedForward has {wanted:,}. Come within 1%."
         require(abs(count / wanted - 1) <= 0.01, words)
     require(all(layer.bias is None for layer in layers), "The three layers have no bias: bias=False.")
     with torch.no_grad():
@@ -1273,7 +1274,7 @@ def part_counts(answer):
             "Attention has four matrices: out_proj is one of them": (att - L * (D * D + D), ff),
             "The feed-forward layers have biases, 4D and D": (att, ff - 5 * L * D),
             "Biases are parameters too": (4 * L * D * D, 8 * L * D * D),
-            "The norms belong to neither": (att, ff + 4 * L * D),
+            "The norms are counted, too; they belong to neither": (att, ff + 4 * L * D),
         }
         result = ask(answer, cfg)
         require(
@@ -1297,7 +1298,7 @@ SMALLER["qkv_bias"] = True
 
 
 @exercise(
-    "4.6.3", "Three sizes, counted to the last parameter, and not a byte allocated.", prepare=first_on_meta
+    "4.6.3", "Every size counted to the last parameter, and no large model built.", prepare=first_on_meta
 )
 def model_size(answer):
     for name, cfg in {"a smaller configuration": SMALLER, **GPT2_CONFIGS}.items():
@@ -1396,7 +1397,7 @@ def tie_weights(answer):
     model = SHIPPED["GPTModel"](SMALL)
     embedding, head = (p.detach().clone() for p in (model.tok_emb.weight, model.out_head.weight))
     result = answer(model) if callable(answer) else ask(answer)
-    if result is ...:
+    if result is ... and model.out_head.weight is not model.tok_emb.weight:
         raise NotAttempted
     words = "out_head is no linear layer any more, and cannot score; only its weight is to be shared."
     require(isinstance(model.out_head, nn.Linear), words)
@@ -1417,7 +1418,7 @@ def tie_weights(answer):
         raise Wrong("out_head.weight is not tok_emb.weight.")
     require(
         not torch.equal(tok, head) or torch.equal(embedding, head),
-        "Tied the other way round: the embedding has lost its numbers to the head's.",
+        "Tied the wrong way round: the head's numbers have replaced the embedding's.",
     )
     require(torch.equal(tok, embedding), "The numbers of the embedding have changed.")
     count = sum(p.numel() for p in model.parameters())
@@ -1514,7 +1515,7 @@ def greedy_by(choose, model, idx, steps):
 
 @exercise(
     "4.7.3",
-    "Predict, choose, append: the tokens are those of the right loop, inside the window and beyond it.",
+    "Predict, choose, append: the right tokens, inside the window and beyond it.",
 )
 def greedy(answer):
     model, prompt = small_gpt()
@@ -1683,7 +1684,7 @@ def use(**own):
             continue
         verdict, words = judge(PARTS[name].examine, answer)
         if verdict != "right":
-            print(" ".join(f"{name}: {verdict}. The shipped one stays. {words}".split()))
+            print(" ".join(f"{name}: {verdict}. Ours stays. {words}".split()))
             continue
         notebook = sys.modules["__main__"]
         before = replaced[name][1] if name in replaced else getattr(notebook, name, SHIPPED[name])
@@ -1698,5 +1699,5 @@ def use_shipped():
     for name, (_, before) in replaced.items():
         setattr(helpers, name, SHIPPED[name])
         setattr(sys.modules["__main__"], name, before)
-    print(f"Shipped again: {', '.join(replaced) or 'nothing was replaced'}.")
+    print(f"Ours again: {', '.join(replaced) or 'nothing was replaced'}.")
     replaced.clear()

@@ -47,7 +47,7 @@ WRONG["logits_shape"] = [
     ((3, 50257), "at every position, not only at the last"),
     ((3, 7), "the ids that go in"),
     ((3, 7, 1024), "the shape inside the model"),
-    ((3, 7, 768), "768 is the width of the small model"),
+    ((3, 7, 768), "768 is the width of gpt2-small"),
     ((7, 3, 50257), "texts come first"),
     ((7, 50257), "scores of its own"),
     ((3, 7, 50256), "The third number, 50,256, is too small"),
@@ -62,7 +62,7 @@ WRONG["longer_context"] = [
     (0, "a row for each position"),
     (1024, "the number of new rows"),
     (700_000, "700,000 is too small"),
-    (math.nan, "nan is not a number"),
+    (math.nan, "The answer is nan"),
     ((786, 432), "A comma makes a tuple"),
     (True, "One number is wanted, not True"),
 ]
@@ -374,7 +374,7 @@ WRONG["layer_norm"] = [
     (forward(LayerNorm, lambda self, x: self.scale.data * norm(x) + self.shift), "reaches self.scale"),
     (forward(LayerNorm, lambda self, x: self.scale * norm(x) + self.shift.detach()), "reaches self.shift"),
     (without_shift, "self.shift must be an nn.Parameter, so that it is learnt; there is none"),
-    (with_more, "this has 9"),
+    (with_more, "yours has 9"),
     (without_super, "Is super().__init__() missing?"),
 ]
 
@@ -382,9 +382,9 @@ RIGHT["tiny_token"] = [0.5345, 0.53, torch.tensor(0.55)]
 WRONG["tiny_token"] = [
     (1, "eps is more than twice the variance"),
     (0.995, "eps is more than twice the variance"),
-    (0.632, "Under the root stands the variance, too"),
-    (142.9, "Divide by the root"),
-    (0.2857, "not its square"),
+    (0.632, "Under the root there is the variance"),
+    (142.9, "The root is missing: divide"),
+    (0.2857, "the variance after normalization"),
     (0.8, "0.8 is too large"),
 ]
 
@@ -439,7 +439,7 @@ WRONG["rms_norm"] = [
     (rms_norm(lambda x: x / (mean_square(x).sqrt() + 1e-5)), "eps stands outside"),
     (rms_norm(lambda x: x / (mean_square(x) + 1e-6).sqrt()), "eps is 1e-6"),
     (rms_norm(lambda x: x / (mean_square(x) + 1e-8).sqrt()), "eps is 1e-8"),
-    (rms_norm(lambda x: x / (mean_square(x) + 1e-5).sqrt(), shift=True), "this has 8"),
+    (rms_norm(lambda x: x / (mean_square(x) + 1e-5).sqrt(), shift=True), "yours has 8"),
     (rms_norm(lambda x: x / (mean_square(x) + 1e-5).sqrt(), scale=False), "The scale is not applied"),
     (rms_norm(lambda x: x / (x.mean(-1, keepdim=True) ** 2 + 1e-5).sqrt()), "It squares the mean"),
     (rms_norm(lambda x: x / (mean_square(x) + 1e-5).detach().sqrt()), "gradient of the input"),
@@ -516,7 +516,7 @@ WRONG["fold_norm"] = [
     (fold(good_weight, lambda W, b, scale, shift: b), "the shift is lost"),
     (fold(good_weight, lambda W, b, scale, shift: b + shift), "goes through the weight first"),
     (fold(good_weight, lambda W, b, scale, shift: W @ shift), "The old bias is lost"),
-    (fold(good_weight, lambda W, b, scale, shift: b + (W * scale) @ shift), "has the scale in it already"),
+    (fold(good_weight, lambda W, b, scale, shift: b + (W * scale) @ shift), "goes through the new weight"),
     (fold(good_weight, lambda W, b, scale, shift: b + W.T @ shift), "the transposed weight"),
     (fold_turned, "must match the size"),
 ]
@@ -684,7 +684,7 @@ WRONG["feed_forward"] = [
     (forward(FeedForward, lambda self, x: self.layers[0](x)), "the shape (2, 3, 24)"),
     (forward(FeedForward, lambda self, x: self.layers(x).mean(1)), "the shape (2, 6)"),
     (forward(FeedForward, lambda self, x: 2 * self.layers(x)), "With random weights it gives"),
-    (TwoNames, "Shipped weights would not fit"),
+    (TwoNames, "Weights saved with our class would not fit"),
     (PlainList, "A plain list hides its layers"),
     (forward(FeedForward, lambda self, x: self.layers(x.data)), "no gradient reaches the input"),
     (forward(FeedForward, torch.no_grad()(FeedForward.forward)), "no gradient flows back"),
@@ -743,7 +743,7 @@ RIGHT["swiglu"] = [swiglu(gated), SwiGLUByHand]
 WRONG["swiglu"] = [
     (init(lambda self, D: setattr(self, "gate", nn.Linear(D, D)), lambda self, x: x), "missing: up, down"),
     (swiglu(gated, hidden=4), "one and a half times as many"),
-    (swiglu(gated, hidden=2), "within 1%, are those of FeedForward"),
+    (swiglu(gated, hidden=2), "FeedForward has"),
     (swiglu(lambda gate, up: F.silu(gate) + up), "Gate and path are added"),
     (swiglu(lambda gate, up: F.silu(gate)), "The path `up` is not used"),
     (swiglu(lambda gate, up: up), "The gate is not used"),
@@ -757,7 +757,7 @@ WRONG["swiglu"] = [
     (swiglu(lambda gate, up: F.relu(gate) * up), "has a ReLU"),
     (swiglu(lambda gate, up: 2 * gated(gate, up)), "With random weights it gives"),
     (swiglu(gated, bias=True), "have no bias"),
-    (fixed_width, "within 1%, are those"),
+    (fixed_width, "FeedForward has"),
     (
         forward(swiglu(gated), lambda self, x: x + self.down(gated(self.gate(x), self.up(x)))),
         "The input is added",
@@ -999,7 +999,7 @@ WRONG["rezero"] = [
     (rezero(lambda x, f, alpha: x + alpha * f(x) if alpha else x), "no gradient reaches self.alpha"),
     (rezero(lambda x, f, alpha: x.detach() + alpha * f(x)), "gradient of the input"),
     (rezero_frozen, "self.alpha has requires_grad=False"),
-    (rezero_more, "self.beta is a parameter too many"),
+    (rezero_more, "self.beta is a parameter that is not needed"),
 ]
 
 # ---- 4.5 ---------------------------------------------------------------------------------------------------
@@ -1423,7 +1423,7 @@ WRONG["part_counts"] = [
         lambda cfg: (4 * cfg["n_layers"] * cfg["emb_dim"] ** 2, 8 * cfg["n_layers"] * cfg["emb_dim"] ** 2),
         "Biases",
     ),
-    (parts(feed_forward=lambda cfg: -4 * cfg["emb_dim"]), "The norms belong to neither"),
+    (parts(feed_forward=lambda cfg: -4 * cfg["emb_dim"]), "they belong to neither"),
     (lambda cfg: None, "is a `return` missing?"),
     (lambda cfg: sum(by_formula(cfg)), "A tuple of 2 numbers is wanted"),
     (count_in_place, "It changes cfg; work on a copy"),
@@ -1619,7 +1619,7 @@ RIGHT["tie_weights"] = [tie, tie_by_register]
 WRONG["tie_weights"] = [
     (tie_data, "They share memory, but are still two parameters"),
     (tie_copy, "The numbers are copied"),
-    (tie_backwards, "Tied the other way round"),
+    (tie_backwards, "Tied the wrong way round"),
     (tie_another, "The head still has its own weight"),
     (tie_random, "out_head.weight is not tok_emb.weight"),
     (tie_scaled, "The numbers of the embedding have changed"),

@@ -277,9 +277,9 @@ def test_use_takes_only_what_passes(notebook, capsys):
     for own, words in (
         (
             {"LayerNorm": answers.WRONG["layer_norm"][0][0]},
-            "LayerNorm: not right yet. The shipped one stays. Mean and variance",
+            "LayerNorm: not right yet. Ours stays. Mean and variance",
         ),
-        ({"LayerNorm": ...}, "LayerNorm: not attempted yet. The shipped one stays."),
+        ({"LayerNorm": ...}, "LayerNorm: not attempted yet. Ours stays."),
         ({"Layernorm": answers.ByMoments}, "There is no part 'Layernorm' to replace; there are LayerNorm,"),
         ({"LayerNorm": answers.ByMoments, "GELU": None}, "GELU: not right yet."),
     ):
