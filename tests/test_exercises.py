@@ -1,6 +1,7 @@
 """The exercises in the notebooks: their form, their stubs, and their folded solutions."""
 
 import contextlib
+import copy
 import io
 import re
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
 
 from notebooks import checks
 
@@ -114,3 +117,24 @@ def test_the_larger_sizes_are_those_in_the_solution(namespaces, capsys):
         for numbers in ([int(p) / 1e6 for p, _ in printed], [float(m) for _, m in printed])
     )
     assert f"gives {millions} million parameters, or {megabytes} MB" in cells[3].source
+
+
+def test_a_whole_notebook_on_your_own_parts():
+    """What 4.6 says: the solutions of 4.2 to 4.5 in a new cell, `use` in the next, and the same outputs."""
+    path = PATHS[5]
+    recipe, use = FENCE.findall(ALL["4.6.1"][1][0].source)
+    use = use.replace(")", ", MultiHeadAttention=MyMultiHeadAttention, TransformerBlock=MyTransformerBlock)")
+    for number in ("4.2.3", "4.3.3", "4.3.4", "4.5.4", "4.5.5"):
+        recipe += "\n\n" + FENCE.search(ALL[number][1][3].source)[1]
+    stored = nbformat.read(path, as_version=4)
+    first = next(place for place, cell in enumerate(stored.cells) if cell.cell_type == "code")
+    own = copy.deepcopy(stored)
+    own.cells[first + 1 : first + 1] = [new_code_cell(recipe), new_code_cell(use)]
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(own, timeout=300, resources=resources, coalesce_streams=True).execute()
+    used = own.cells.pop(first + 2).outputs[0].text
+    assert used.count("right, and used from here on") == 5
+    del own.cells[first + 1]
+    for old, new in zip(stored.cells, own.cells, strict=True):
+        if old.cell_type == "code" and "saved_megabytes" not in old.source:  # depends on how one computes
+            assert [output.text for output in new.outputs] == [output.text for output in old.outputs]
