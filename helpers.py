@@ -177,14 +177,19 @@ class ExampleDeepNeuralNetwork(nn.Module):
     """A toy network to watch gradients in: linear layers with GELU, with or without shortcut connections.
 
     Shape: (B, layer_sizes[0]) -> (B, layer_sizes[-1]). Only a layer that keeps the shape gets a shortcut.
-    Raises TypeError or ValueError unless layer_sizes holds at least two positive integers.
+    Raises TypeError or ValueError unless layer_sizes is a list of at least two positive integers and
+    use_shortcut is True or False.
     Source: He and others (2015), https://arxiv.org/abs/1512.03385, section 3.2.
     """
 
     def __init__(self, layer_sizes, use_shortcut):
         super().__init__()
+        if not isinstance(layer_sizes, (list, tuple)):
+            raise TypeError(f"layer_sizes must be a list or a tuple, got {layer_sizes!r}")
         if len(layer_sizes) < 2:
             raise ValueError(f"layer_sizes needs an input and an output size, got {layer_sizes!r}")
+        if not isinstance(use_shortcut, bool):
+            raise TypeError(f"use_shortcut must be True or False, got {use_shortcut!r}")
         check_sizes(**{f"layer_sizes[{i}]": size for i, size in enumerate(layer_sizes)})  # each by its name
         self.use_shortcut = use_shortcut
         pairs = zip(layer_sizes[:-1], layer_sizes[1:], strict=True)

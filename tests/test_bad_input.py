@@ -50,6 +50,10 @@ def network(layer_sizes):
     ExampleDeepNeuralNetwork(layer_sizes, use_shortcut=True)
 
 
+def shortcuts(use_shortcut):
+    ExampleDeepNeuralNetwork([3, 3], use_shortcut)
+
+
 def magnitudes(model):
     gradient_magnitudes(model, torch.zeros(1, 3))
 
@@ -85,6 +89,7 @@ KEYS = (
     "'drop_rate', 'qkv_bias']; "
 )
 NOT_DICT = "a configuration must be a dict, got "
+NOT_LIST = "layer_sizes must be a list or a tuple, got "
 NOT_DIM = "emb_dim must be an integer, got "
 NOT_RATE = "drop_rate must be at least 0 and below 1, got "
 NOT_NUMBER = "drop_rate must be a number, got "
@@ -180,7 +185,7 @@ TABLE = {
     (network,): [
         ("no sizes", [], ValueError, "layer_sizes needs an input and an output size, got []"),
         ("one size", [3], ValueError, "layer_sizes needs an input and an output size, got [3]"),
-        ("one letter", "3", ValueError, "layer_sizes needs an input and an output size, got '3'"),
+        ("one letter", "3", TypeError, NOT_LIST + "'3'"),
         ("size 0", [3, 0], ValueError, "layer_sizes[1] must be at least 1, got 0"),
         ("second size -1", (3, -1, 3), ValueError, "layer_sizes[1] must be at least 1, got -1"),
         ("size a float", [3, 2.5], TypeError, "layer_sizes[1] must be an integer, got 2.5"),
@@ -188,9 +193,19 @@ TABLE = {
         ("last size True", [3, 3, True], TypeError, "layer_sizes[2] must be an integer, got True"),
         ("size None", [3, None], TypeError, "layer_sizes[1] must be an integer, got None"),
         ("size a list", [[3], 3], TypeError, "layer_sizes[0] must be an integer, got [3]"),
-        ("sizes a str", "33", TypeError, "layer_sizes[0] must be an integer, got '3'"),
-        ("of numpy", np.array([3, 3]), TypeError, "layer_sizes[0] must be an integer, got np.int64(3)"),
-        ("a tensor", torch.tensor([3, 3]), TypeError, "layer_sizes[0] must be an integer, got tensor(3)"),
+        ("sizes a str", "33", TypeError, NOT_LIST + "'33'"),
+        ("of numpy", np.array([3, 3]), TypeError, NOT_LIST + "array([3, 3])"),
+        ("a tensor", torch.tensor([3, 3]), TypeError, NOT_LIST + "tensor([3, 3])"),
+        ("one number", 3, TypeError, NOT_LIST + "3"),
+        ("sizes None", None, TypeError, NOT_LIST + "None"),
+        ("a set", {3, 4}, TypeError, NOT_LIST + "{3, 4}"),
+        ("a dict", {3: 1, 4: 2}, TypeError, NOT_LIST + "{3: 1, 4: 2}"),
+        ("bytes", b"33", TypeError, NOT_LIST + "b'33'"),
+    ],
+    (shortcuts,): [
+        ("a str", "False", TypeError, "use_shortcut must be True or False, got 'False'"),
+        ("None", None, TypeError, "use_shortcut must be True or False, got None"),
+        ("1", 1, TypeError, "use_shortcut must be True or False, got 1"),
     ],
     (magnitudes,): [
         ("no parameter", nn.Identity(), ValueError, "Identity" + NO_WEIGHT),
