@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import helpers
-from helpers import GPT2_CONFIGS, GPT_CONFIG_124M
+from helpers import GPT2_CONFIGS, GPT_CONFIG_124M, count_parameters
 
 SECONDS = 1.8  # the most that the examination of an answer may take
 SMALL = {
@@ -64,8 +64,7 @@ def exercise(number, praise, prepare=lambda: None):
         def check(answer):
             prepare()
             verdict, words = judge(examine, answer)
-            line = f"Exercise {number}: {verdict}. {praise if verdict == 'right' else words}"
-            print(" ".join(line.split()))  # one line, whatever the answer put into the words
+            print(f"Exercise {number}: {verdict}. {praise if verdict == 'right' else words}".rstrip())
 
         check.number, check.examine = number, examine
         return check
@@ -74,7 +73,7 @@ def exercise(number, praise, prepare=lambda: None):
 
 
 def judge(examine, answer):
-    """A verdict on `answer` and what there is to say about it, whatever the answer does."""
+    """A verdict on `answer` and what there is to say about it in one line, whatever the answer does."""
     # The first gradient loads this, which takes time and must not be broken off.
     import torch.fx.experimental.symbolic_shapes  # noqa: F401
 
@@ -108,11 +107,11 @@ def judge(examine, answer):
             thread.start()
             try:
                 thread.join(SECONDS)
-                verdict = (
+                too_late = (
                     f"It had not finished after {SECONDS} seconds: a loop that never ends, or too much work?"
                 )
             except KeyboardInterrupt:
-                verdict = "You interrupted the check."
+                too_late = "You interrupted the check."
             late = thread.is_alive()
             for _ in range(5 * late):  # an answer may catch the first
                 stop = ctypes.py_object(TooLong)
@@ -120,7 +119,8 @@ def judge(examine, answer):
                 thread.join(0.02)
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
-    return ("not right yet", verdict) if late or not found else found[0]
+    verdict, words = ("not right yet", too_late) if late or not found else found[0]
+    return verdict, " ".join(words.split())  # an answer may have put anything into the words
 
 
 def in_words(error):
@@ -195,10 +195,15 @@ def shown(row, digits):
     return f"[{', '.join(numbers[:most])}{', ...' if len(numbers) > most else ''}]"
 
 
+def as_list(wrong):
+    """What a mistake gives, one tensor or a list of them, as a list."""
+    return wrong if isinstance(wrong, list) else [wrong]
+
+
 def name_mistake(result, mistakes, values, tolerance=1e-4):
     """Raise Wrong if one of `mistakes` gives this result: words, each with a tensor or a list of them."""
     for words, wrong in dict(mistakes).items():
-        if any(same(result, w, tolerance) for w in (wrong if isinstance(wrong, list) else [wrong])):
+        if any(same(result, w, tolerance) for w in as_list(wrong)):
             raise Wrong(f"{words}. {values}")
 
 
@@ -231,12 +236,6 @@ def compare(result, right, mistakes=(), given="", tolerance=1e-4, otherwise=None
     if otherwise and result.shape == right.shape and result.isfinite().all():
         otherwise()
     raise Wrong(values)
-
-
-def like(result, shape):
-    """`result` itself if it is a tensor of this shape, else zeros: for when any numbers will do."""
-    fits = isinstance(result, torch.Tensor) and result.shape == shape
-    return result.detach().float() if fits else torch.zeros(shape)
 
 
 def require(condition, words):
@@ -286,6 +285,15 @@ def predicted(answer, right, tolerance=0.0, mistakes=()):
     raise Wrong(f"{which}{numbers[place]:,}{',' if which else ''} is too {direction}.")
 
 
+def predicted_for(given, result, right, tolerance, mistakes):
+    """As `predicted`, for what a function gives; the words begin with what was given to it."""
+    require(result is not None, f"It returns {kind(result)}, where two numbers are wanted.")
+    try:
+        predicted(result, right, tolerance, mistakes)
+    except Wrong as wrong:
+        raise Wrong(f"For {given} it gives {str(result)[:60]}. {wrong}") from None
+
+
 def chosen(answer, **options):
     """Raise Wrong, with the explanation of the option chosen, unless that is the one explained by ''."""
     letter = answer.strip(" ().").lower() if isinstance(answer, str) else answer
@@ -294,11 +302,16 @@ def chosen(answer, **options):
     require(not options[letter], options[letter])
 
 
-def randomized(module):
-    """`module` with random parameters, so that no mistake hides behind a start at 0 or 1."""
+def randomized(module, size=1.0):
+    """`module` with random parameters, so that no mistake hides behind a start at 0 or 1.
+
+    `size` is that of the weights of linear layers: of many in a row, large ones would drown the rest.
+    """
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn_like(parameter))
+        for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
+            linear.weight.mul_(size)
     return module
 
 
@@ -578,7 +591,7 @@ def layer_norm(answer):
     parameter(layer, "shift", torch.zeros(4))
     layer_norm_basics(layer)
 
-    count = sum(p.numel() for p in layer.parameters())
+    count = count_parameters(layer)
     require(count == 8, f"For 4 features a LayerNorm has 8 parameters, scale and shift; yours has {count}.")
     randomized(layer)
     scale, shift = layer.scale.detach(), layer.shift.detach()
@@ -657,7 +670,7 @@ def rms_norm(answer):
         mistakes,
         "For the token [0.001, -0.001, 0.001, -0.001]",
     )
-    count = sum(p.numel() for p in layer.parameters())
+    count = count_parameters(layer)
     require(count == 4, f"For 4 features RMSNorm has 4 parameters, its scale; yours has {count}.")
     randomized(layer)
     right = x * (square.mean() + 1e-5).rsqrt()
@@ -769,7 +782,7 @@ def gelu(answer):
 def feed_forward(answer):
     cfg = {**SMALL, "emb_dim": 6, "drop_rate": 0.5}  # no dropout in here: that is the block's
     module, x = build(answer, cfg), torch.randn(2, 3, 6)
-    result = ask(module, x)
+    ask(module, x)
     linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
     listed = any(isinstance(part, list) for part in vars(module).values())
     hint = " A plain list hides its layers from PyTorch: use nn.Sequential." if listed else ""
@@ -784,7 +797,6 @@ def feed_forward(answer):
     require(widths == [(6, 24), (24, 6)], f"The layers go {widths}; from 6 to 24 and back to 6 is right.")
     biases = [layer.bias is not None for layer in linears]
     require(all(biases), "A bias is missing; both layers have one in GPT-2.")
-    compare(result, like(result, (2, 3, 6)))
     randomized(module)
     gelu = functools.partial(F.gelu, approximate="tanh")
     mistakes = {
@@ -813,7 +825,7 @@ def swiglu(answer):
         module, x = build(answer, D), torch.randn(2, 3, D)
         ask(module, x)
         layers = gate, up, down = layers_of(module, ("gate", "up", "down"), nn.Linear)
-        count, wanted = sum(p.numel() for p in module.parameters()), 8 * D**2 + 5 * D
+        count, wanted = count_parameters(module), 8 * D**2 + 5 * D
         words = "With a hidden width of 4·D there are one and a half times as many parameters as wanted."
         require(abs(count / wanted - 1.5) > 0.02, words)
         words = f"For emb_dim = {D} it has {count:,} parameters; FeedForward has {wanted:,}. Come within 1%."
@@ -951,7 +963,7 @@ def pre_norm(answer):
     }
     compare(ask(module, x), x + layer(n), mistakes, "With a random layer", tolerance=1e-3)
     learns(module, layer)
-    rest = sum(p.numel() for p in module.parameters()) - 42
+    rest = count_parameters(module) - 42
     words = (
         f"Besides the layer it has {rest} parameters; the LayerNorm for 6 features, made in __init__, has 12."
     )
@@ -1022,6 +1034,13 @@ def open_pairs(answer):
 SEEN = "No single classic mistake fits. What can be seen: "
 
 
+def look_closer(result, again, with_another_end):
+    """Raise Wrong if two runs differ, or if a change of the last token reached an earlier one."""
+    require(same(result, again), SEEN + "two runs on the same input differ.")
+    words = SEEN + "changing the last token changes what earlier ones get."
+    require(same(result[:, :-1], with_another_end[:, :-1]), words)
+
+
 def own_forward(answer, inherited):
     """Raise Wrong if the forward method that runs is that of the class named `inherited`."""
     first = next(c for c in answer.__mro__ if "forward" in vars(c))
@@ -1057,7 +1076,6 @@ def attention_mistakes(q, k, v, width):
         "Dh**1/2 is half of Dh; the root is Dh**0.5": attend(factor=0.5 / Dh),
         "The scores are multiplied by the root of Dh; divide": attend(factor=Dh**0.5),
         "The scores are divided by the root of T, not of Dh": attend(factor=T**-0.5),
-        "The scores are divided by the root of D, the whole width, not of Dh": attend(factor=width**-0.5),
         "The softmax runs over the queries (dim=-2); each row must sum to 1": attend(dim=-2),
         "The softmax is missing": [scores.masked_fill(future, fill) @ v for fill in (0.0, float("-inf"))],
         "Keys and values are exchanged": attend(k=v, v=k),
@@ -1068,8 +1086,9 @@ def attention_mistakes(q, k, v, width):
     }
     if q.ndim == 4:
         mistakes["The softmax runs over the heads (dim=1); each row must sum to 1"] = attend(dim=1)
-    if width == Dh:  # one head: its width is the whole
-        del mistakes["The scores are divided by the root of D, the whole width, not of Dh"]
+    if width != Dh:  # of one head the width is the whole
+        words = "The scores are divided by the root of D, the whole width, not of Dh"
+        mistakes[words] = attend(factor=width**-0.5)
     return mistakes
 
 
@@ -1080,10 +1099,8 @@ def attention_head(answer):
     result = ask(answer, q, k, v)
 
     def look_further():
-        require(same(result, ask(answer, q, k, v)), SEEN + "two runs on the same input differ.")
-        later = ask(answer, q, *(torch.cat([t[:, :-1], t[:, -1:] + 3], dim=1) for t in (k, v)))
-        words = SEEN + "changing the last token changes what earlier ones get."
-        require(same(result[:, :-1], later[:, :-1]), words)
+        other_end = (torch.cat([t[:, :-1], t[:, -1:] + 3], dim=1) for t in (k, v))
+        look_closer(result, ask(answer, q, k, v), ask(answer, q, *other_end))
         words = SEEN + "if all values are 1, a token does not get 1. Do its weights sum to 1?"
         require(same(ask(answer, q, k, torch.ones_like(v)), torch.ones_like(v)), words)
 
@@ -1107,13 +1124,9 @@ def attention_head(answer):
 @exercise("4.5.4", "Two sublayers, each behind a norm and with a shortcut; dropout on what is added.")
 def transformer_block(answer):
     block, x = build(answer, SMALL), 2 * torch.randn(2, 4, 8) + 1
-    result = ask(block, x)
+    ask(block, x)
     att, ff, norm1, norm2, _ = layers_of(block, ("att", "ff", "norm1", "norm2", "drop_shortcut"))
-    compare(result, like(result, (2, 4, 8)))
-    randomized(block)
-    with torch.no_grad():
-        for linear in (m for m in block.modules() if isinstance(m, nn.Linear)):
-            linear.weight.mul_(0.4)
+    randomized(block, size=0.4)
     a = x + att(norm1(x))
     n1 = norm1(x)
     right = a + ff(norm2(a))
@@ -1149,7 +1162,7 @@ def transformer_block(answer):
     for qkv_bias in (True, False):
         cfg = {**SMALL, "qkv_bias": qkv_bias, "drop_rate": 0.3}
         block, shipped = build(answer, cfg), SHIPPED["TransformerBlock"](cfg)
-        mine, ours = (sum(p.numel() for p in b.att.parameters()) for b in (block, shipped))
+        mine, ours = (count_parameters(b.att) for b in (block, shipped))
         require(mine == ours, f"With qkv_bias {qkv_bias} attention has {mine} parameters; {ours} are right.")
     heads = getattr(block.att, "num_heads", 2)
     require(heads == 2, f"With n_heads 2 attention has {heads} heads.")
@@ -1228,13 +1241,10 @@ def multi_head_attention(answer):
         ),
     }
     for words, wrong in attention_mistakes(split(q), split(k), split(v), D).items():
-        mistakes[words] = [out(merge(w)) for w in (wrong if isinstance(wrong, list) else [wrong])]
+        mistakes[words] = [out(merge(w)) for w in as_list(wrong)]
 
     def look_further():
-        require(same(result, ask(att, x)), SEEN + "two runs on the same input differ.")
-        later = ask(att, torch.cat([x[:, :-1], x[:, -1:] + 3], dim=1))
-        words = SEEN + "changing the last token changes what earlier ones get."
-        require(same(result[:, :-1], later[:, :-1]), words)
+        look_closer(result, ask(att, x), ask(att, torch.cat([x[:, :-1], x[:, -1:] + 3], dim=1)))
 
     compare(result, out(merge(context)), mistakes, "With random weights", otherwise=look_further)
 
@@ -1312,14 +1322,9 @@ def part_counts(answer):
             "The norms are counted, too; they belong to neither": (att, ff + 4 * L * D),
         }
         result = ask(answer, cfg)
-        require(
-            not isinstance(result, torch.Tensor) and result is not None,
-            f"It returns {kind(result)}, where two numbers are wanted.",
-        )
-        try:
-            predicted(result, (att, ff), 0.0, mistakes)
-        except Wrong as wrong:
-            raise Wrong(f"For {name} with qkv_bias {bias} it gives {str(result)[:60]}. {wrong}") from None
+        words = f"It returns {kind(result)}, where two numbers are wanted."
+        require(not isinstance(result, torch.Tensor), words)
+        predicted_for(f"{name} with qkv_bias {bias}", result, (att, ff), 0.0, mistakes)
 
 
 def untied_count(cfg):
@@ -1358,11 +1363,7 @@ def model_size(answer):
             "16 bytes are for training; 4 are enough to run": (n, n * 16 / MB),
         }
         result = ask(answer, cfg)
-        require(result is not None, f"It returns {kind(result)}, where two numbers are wanted.")
-        try:
-            predicted(result, (n, n * 4 / MB), (0.0, 0.01), mistakes)
-        except Wrong as wrong:
-            raise Wrong(f"For {name} it gives {str(result)[:60]}. {wrong}") from None
+        predicted_for(name, result, (n, n * 4 / MB), (0.0, 0.01), mistakes)
 
 
 @exercise("4.6.4", "Every part in its place: the logits are those of GPT-2.")
@@ -1372,19 +1373,11 @@ def gpt_model(answer):
     own_forward(answer, "GPTModel")
     names = ("tok_emb", "pos_emb", "drop_emb", "trf_blocks", "final_norm", "out_head")
     tok_emb, pos_emb, drop_emb, blocks, norm, head = layers_of(model, names)
-    randomized(model)
-    with torch.no_grad():
-        for linear in (m for m in model.modules() if isinstance(m, nn.Linear)):
-            linear.weight.mul_(0.4)
+    randomized(model, size=0.4)
     tok, pos = tok_emb(ids), pos_emb.weight
     x = tok + pos[:5]
 
-    def reverse(x):
-        for block in reversed(blocks):
-            x = block(x)
-        return x
-
-    def through(x):
+    def through(x, blocks=blocks):
         for block in blocks:
             x = block(x)
         return x
@@ -1405,7 +1398,7 @@ def gpt_model(answer):
         "The blocks are missing": head(norm(x)),
         "Only the first block is used": head(norm(blocks[0](x))),
         "Only the last block is used": head(norm(blocks[-1](x))),
-        "The blocks run in reverse order": head(norm(reverse(x))),
+        "The blocks run in reverse order": head(norm(through(x, reversed(blocks)))),
         "It returns probabilities; the model gives logits, without a softmax": right.softmax(dim=-1),
         "It returns log-probabilities; the model gives logits, without a softmax": right.log_softmax(dim=-1),
         "It returns the last position only; the model scores every position": [right[:, -1], right[:, -1:]],
@@ -1465,7 +1458,7 @@ def tie_weights(answer):
         "Tied the wrong way round: the head's numbers have replaced the embedding's.",
     )
     require(torch.equal(tok, embedding), "The numbers of the embedding have changed.")
-    count = sum(p.numel() for p in model.parameters())
+    count = count_parameters(model)
     right = untied_count(SMALL) - SMALL["vocab_size"] * SMALL["emb_dim"]
     require(count == right, f"The model has {count} parameters; {right} are right.")
 
@@ -1504,7 +1497,7 @@ def separate_dropout(answer):
     for words, wrong in mistakes.items():
         require(rates != wrong, f"{words}. {given}")
     require(rates == [0.1] + [(0.2, 0.3)] * 3, given)
-    count, wanted = (sum(p.numel() for p in m.parameters()) for m in (model, SHIPPED["GPTModel"](cfg)))
+    count, wanted = (count_parameters(m) for m in (model, SHIPPED["GPTModel"](cfg)))
     require(
         count == wanted,
         f"The model has {count} parameters; {wanted} are right. Is each block one of its own?",
@@ -1556,6 +1549,16 @@ class Clockwork(nn.Module):
 PROMPTS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8]])
 
 
+def best(logits):
+    """The highest of the logits of one position, (B, V) -> (B, 1)."""
+    return logits.argmax(dim=-1, keepdim=True)
+
+
+def right_choice(model, idx, window=12):
+    """The next token by the last `window` ones."""
+    return best(model(idx[:, -window:])[:, -1])
+
+
 def greedy_by(choose, model, idx, steps):
     """Append `steps` times what choose(model, idx) gives."""
     with torch.no_grad():
@@ -1572,17 +1575,13 @@ def greedy(answer):
     model, prompt = Clockwork(), PROMPTS
     steps = 5
 
-    def best(logits):
-        return logits.argmax(dim=-1, keepdim=True)
-
-    def loop(choose, steps=steps):
+    def loop(choose):
         return greedy_by(choose, model, prompt, steps)
 
-    window = 4
-    right_whole = loop(lambda m, i: best(m(i)[:, -1]))
-    right = loop(lambda m, i: best(m(i[:, -window:])[:, -1]))
+    longer = greedy_by(right_choice, model, prompt, 10)  # outgrows the window of 12
+    right_whole = longer[:, : 6 + steps]
 
-    # With a prompt that fills the window exactly or not at all, nothing is cropped: the choice itself.
+    # First a text that stays within the window, so that nothing is cropped.
     graphs = []
     hook = model.register_forward_hook(lambda *_: graphs.append(torch.is_grad_enabled()))
     result = ask(answer, model, prompt, steps, 12)
@@ -1597,7 +1596,7 @@ def greedy(answer):
         "It takes the lowest logit": loop(lambda m, i: m(i)[:, -1].argmin(dim=-1, keepdim=True)),
         "It returns the new tokens only; the prompt belongs to the text": right_whole[:, 6:],
         "It makes one token too few": right_whole[:, :-1],
-        "It makes one token too many": loop(lambda m, i: best(m(i)[:, -1]), steps + 1),
+        "It makes one token too many": longer[:, : 6 + steps + 1],
         "It makes one token and stops": right_whole[:, :7],
         "It returns the prompt as it was": prompt,
         "Every row gets the token of the first row": loop(lambda m, i: best(m(i)[:1, -1]).expand(2, 1)),
@@ -1605,36 +1604,35 @@ def greedy(answer):
             [prompt, right_whole[:, 6:7].expand(2, steps)], dim=1
         ),
     }
-    if isinstance(result, torch.Tensor) and not same(result, right_whole):
+
+    def look_again():
         again = ask(answer, model, prompt, steps, 12)
-        if isinstance(again, torch.Tensor):
-            require(
-                same(result, again),
-                "Two runs on the same prompt differ: greedy choice leaves nothing to chance.",
-            )
-    compare(result, right_whole, mistakes, "For a prompt that fits the window")
+        words = "Two runs on the same prompt differ: greedy choice leaves nothing to chance."
+        require(same(result, again), words)
+
+    compare(result, right_whole, mistakes, "For a prompt that fits the window", otherwise=look_again)
 
     named = functools.partial(answer, max_new_tokens=steps, context_size=12)  # as the notebook calls it
     alone = ask(named, model, prompt[:1])
     compare(alone, right_whole[:1], given="For a batch of one text")
     try:
-        result = ask(answer, model, prompt, steps, window)
+        cropped = ask(answer, model, prompt, steps, 4)
         long = ask(answer, model, prompt, 10, 12)
     except ValueError as error:
         if "context_length" in str(error):
             raise Wrong(f"The text is never cut to the window, so the model refuses it: {error}.") from None
         raise
-    wrong_end = loop(lambda m, i: best(m(i[:, :window])[:, -1]))
+    right = loop(functools.partial(right_choice, window=4))
+    wrong_end = loop(lambda m, i: best(m(i[:, :4])[:, -1]))
     mistakes = {
         "The window is cut at the wrong end: the model must see the last context_size tokens": wrong_end,
         "The window is not used: the model sees the whole text": right_whole,
         "What leaves the window is lost from the text as well; crop a copy": [right[:, -n:] for n in (4, 5)],
-        "The window is one token too short": loop(lambda m, i: best(m(i[:, -window + 1 :])[:, -1])),
-        "The window is one token too long": loop(lambda m, i: best(m(i[:, -window - 1 :])[:, -1])),
+        "The window is one token too short": loop(functools.partial(right_choice, window=3)),
+        "The window is one token too long": loop(functools.partial(right_choice, window=5)),
     }
-    compare(result, right, mistakes, "For a window of 4 tokens and a prompt of 6")
-    wanted = greedy_by(lambda m, i: best(m(i[:, -12:])[:, -1]), model, prompt, 10)
-    compare(long, wanted, (), "For a text that outgrows the window of 12")
+    compare(cropped, right, mistakes, "For a window of 4 tokens and a prompt of 6")
+    compare(long, longer, (), "For a text that outgrows the window of 12")
     compare(ask(answer, model, prompt, 0, 12), prompt, (), "For max_new_tokens = 0")
     require(
         not any(graphs),
@@ -1645,7 +1643,8 @@ def greedy(answer):
 @exercise("4.7.4", "It ends where the model says so, and otherwise after max_new_tokens.")
 def stop_token(answer):
     model, prompt = Clockwork(), PROMPTS[:1]
-    whole = greedy_by(lambda m, i: m(i[:, -12:])[:, -1].argmax(dim=-1, keepdim=True), model, prompt, 8)
+    longer = greedy_by(right_choice, model, prompt, 9)
+    whole = longer[:, :-1]
     new = whole[0, 6:].tolist()
     place = next(i for i in range(2, 8) if new[i] not in new[:i])
     eos = new[place]
@@ -1662,11 +1661,7 @@ def stop_token(answer):
     }
     compare(result, whole[:, : end + 1], mistakes, f"With the stop token {eos}")
     never = ask(answer, model, prompt, 8, 12, unused)
-    mistakes = {
-        "Without a stop token it goes beyond max_new_tokens": greedy_by(
-            lambda m, i: m(i[:, -12:])[:, -1].argmax(dim=-1, keepdim=True), model, prompt, 9
-        )
-    }
+    mistakes = {"Without a stop token it goes beyond max_new_tokens": longer}
     compare(never, whole, mistakes, "With a stop token that never comes")
     for place, given in ((-1, "as the last token of the prompt"), (0, "in the prompt only")):
         result = ask(answer, model, prompt, 8, 12, prompt[0, place].item())
@@ -1735,7 +1730,7 @@ def use(**own):
             continue
         verdict, words = judge(PARTS[name].examine, answer)
         if verdict != "right":
-            print(" ".join(f"{name}: {verdict}. Ours stays. {words}".split()))
+            print(f"{name}: {verdict}. Ours stays. {words}".rstrip())
             continue
         notebook = sys.modules["__main__"]
         before = replaced[name][1] if name in replaced else getattr(notebook, name, SHIPPED[name])

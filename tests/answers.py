@@ -20,6 +20,7 @@ from helpers import (
     count_parameters,
     generate_text_simple,
 )
+from notebooks.checks import SMALL
 
 INF = float("inf")
 RIGHT, WRONG = {}, {}
@@ -1661,7 +1662,7 @@ def tie_scaled(model):
 
 
 def tie_another(model):
-    return tie(GPTModel({key: cfg for key, cfg in SMALL.items()}))
+    return tie(GPTModel(SMALL))
 
 
 def tie_random(model):
@@ -1673,8 +1674,6 @@ def tie_and_extend(model):
     model.extra = nn.Parameter(torch.zeros(3))
 
 
-SMALL = {"vocab_size": 31, "context_length": 12, "emb_dim": 8, "n_heads": 2, "n_layers": 3}
-SMALL |= {"drop_rate": 0.0, "qkv_bias": True}
 RIGHT["tie_weights"] = [tie, tie_by_register, lambda model: (tie(model), ...)[1]]
 WRONG["tie_weights"] = [
     (tie_data, "They share memory, but are still two parameters"),

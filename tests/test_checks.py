@@ -150,7 +150,7 @@ ACTIONS = {
     "recursion": deeper,
     "takes nothing": lambda: 3,
     "a module without forward": without_forward,
-    "prints": lambda *args: sys.exit(),
+    "prints": lambda *args: print("a line\n" * 1000),
 }
 ODD = {f"is {name}": result for name, result in RESULTS.items()}
 ODD |= {f"returns {name}": lambda *args, r=result: r for name, result in RESULTS.items()}
@@ -169,7 +169,7 @@ def test_whatever_an_answer_does_the_check_says_so_in_one_line(name):
         assert len(line) < 600 and time.perf_counter() - start < 2.5, what
 
 
-def test_an_answer_that_never_ends_is_stopped(capsys):
+def test_an_answer_that_never_ends_is_stopped():
     for answer in (forever, module_that(forever), module_that(lambda self, x: time.sleep(60))):
         start = time.perf_counter()
         line = say("layer_norm" if isinstance(answer, type) else "greedy", answer)
@@ -184,9 +184,9 @@ def stubborn(*args):
 
 
 def test_an_answer_that_will_not_be_stopped_is_left_behind():
-    torch.manual_seed(1)
+    threads = torch.get_num_threads()
     assert "a loop that never ends" in say("gelu", module_that(stubborn))
-    assert torch.get_num_threads() > 0
+    assert torch.get_num_threads() == threads
 
 
 def test_an_interrupt_ends_a_check(monkeypatch):
@@ -215,6 +215,7 @@ def test_a_check_leaves_the_random_numbers_and_threads_alone():
     say("layer_norm", module_that(lambda self, x: torch.manual_seed(5)))
     say("layer_norm", module_that(lambda self, x: torch.set_default_dtype(torch.float64)))
     assert torch.equal(torch.randn(3), expected) and torch.get_num_threads() == threads
+    assert torch.get_default_dtype() is torch.float32
 
 
 def literals(tree):
@@ -298,7 +299,7 @@ def test_use_puts_your_parts_everywhere_and_takes_them_back(notebook, capsys):
 
 
 def test_use_takes_only_what_passes(notebook, capsys):
-    shipped = helpers.LayerNorm
+    shipped, gelu = helpers.LayerNorm, helpers.GELU
     for own, words in (
         (
             {"LayerNorm": answers.WRONG["layer_norm"][0][0]},
@@ -311,7 +312,7 @@ def test_use_takes_only_what_passes(notebook, capsys):
     ):
         checks.use(**own)
         assert words in capsys.readouterr().out
-        assert helpers.GELU is OWN["GELU"] or helpers.GELU.__module__ == "helpers"
+        assert helpers.GELU is gelu
     assert helpers.LayerNorm is answers.ByMoments  # the last one passed, its neighbour did not
     checks.use_shipped()
     assert helpers.LayerNorm is shipped

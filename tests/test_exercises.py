@@ -69,9 +69,7 @@ def test_the_minutes_add_up(path):
     head = nbformat.read(path, as_version=4).cells[0].source
     lesson = re.search(rf"\*\*Time:\*\* (\d+) minutes, and {sum(minutes)} for the exercises\.", head)[1]
     row = next(
-        line
-        for line in (ROOT / "README.md").read_text().splitlines()
-        if f"({'notebooks/' + path.name})" in line
+        line for line in (ROOT / "README.md").read_text().splitlines() if f"(notebooks/{path.name})" in line
     )
     assert row.endswith(f"| {lesson} + {sum(minutes)} |")
 
