@@ -145,8 +145,8 @@ class GELU(nn.Module):
     """
 
     def forward(self, x):
-        inner = (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
-        return 0.5 * x * (1 + torch.tanh(inner))
+        # x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), in one pass over x
+        return nn.functional.gelu(x, approximate="tanh")
 
 
 class FeedForward(nn.Module):
@@ -218,9 +218,26 @@ def gradient_magnitudes(model, x):
 
 # ---- 4.5 Attention and linear layers in a transformer block (notebooks/4.5_transformer_block.ipynb) --------
 
+def causal_attention(q, k, v, dropout=0.0):
+    """Causal attention in each head, by PyTorch: softmax(q k^T / sqrt(Dh) + mask) v.
+
+    With more keys than queries, the queries belong to the last tokens. `dropout` acts on the weights.
+    Shape: q (B, H, T, Dh), k and v (B, H, S, Dh) with S >= T -> (B, H, T, Dh).
+    Source: Vaswani and others (2017), https://arxiv.org/abs/1706.03762, section 3.2.1.
+    """
+    T, S = q.shape[2], k.shape[2]
+    mask = None  # a single query, the last, sees all keys; as many queries as keys are a case PyTorch knows
+    if T not in (1, S):
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)  # True: may look
+    return nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S
+    )
+
+
 class MultiHeadAttention(nn.Module):
     """Causal self-attention: in each head, each token takes a weighted average of itself and earlier ones.
 
+    With a `cache` (4.7), `x` continues the tokens whose keys and values are in it, and its own are added.
     Shape: (B, T, d_in) -> (B, T, d_out); Dh = d_out / num_heads.
     Raises TypeError or ValueError for sizes that are not positive integers, a d_out that num_heads does not
     divide, or a dropout outside [0, 1); ValueError for an input not 3-D or longer than context_length.
@@ -248,17 +265,20 @@ class MultiHeadAttention(nn.Module):
         B, T, _ = x.shape
         return x.view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, Dh)
 
-    def forward(self, x):
+    def forward(self, x, cache=None):
         if x.ndim != 3:
             raise ValueError(f"the input must have shape (B, T, d_in), got {tuple(x.shape)}")
         B, T, _ = x.shape
-        if T > self.context_length:
-            raise ValueError(f"cannot attend over {T} tokens, context_length is only {self.context_length}")
+        total = T if cache is None else cache.length + T
+        if total > self.context_length:
+            raise ValueError(
+                f"cannot attend over {total} tokens, context_length is only {self.context_length}"
+            )
         q, k, v = (self.split_heads(project(x)) for project in (self.W_query, self.W_key, self.W_value))
-        scores = q @ k.transpose(2, 3) / self.head_dim**0.5  # (B, H, T, T)
-        future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(diagonal=1)
-        weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)  # each row sums to 1
-        context = self.dropout(weights) @ v  # (B, H, T, Dh)
+        if cache is not None:
+            k, v = cache.append(k, v)  # those of all tokens so far
+        rate = self.dropout.p if self.dropout.training else 0.0
+        context = causal_attention(q, k, v, rate)  # (B, H, T, Dh)
         context = context.transpose(1, 2).reshape(B, T, -1)  # heads side by side again: (B, T, d_out)
         return self.out_proj(context)
 
@@ -270,6 +290,7 @@ class MultiHeadAttention(nn.Module):
 class TransformerBlock(nn.Module):
     """A block of GPT-2: attention, then a feed-forward network, each behind a norm and with a shortcut.
 
+    `cache` is handed on to attention.
     Shape: (B, T, D) -> (B, T, D), with D = cfg["emb_dim"].
     Raises TypeError or ValueError for an impossible configuration (see check_config), ValueError for a
     sequence longer than cfg["context_length"].
@@ -292,8 +313,8 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(cfg["emb_dim"])
         self.drop_shortcut = nn.Dropout(cfg["drop_rate"])
 
-    def forward(self, x):
-        x = x + self.drop_shortcut(self.att(self.norm1(x)))  # between tokens
+    def forward(self, x, cache=None):
+        x = x + self.drop_shortcut(self.att(self.norm1(x), cache))  # between tokens
         x = x + self.drop_shortcut(self.ff(self.norm2(x)))  # within each token
         return x
 
@@ -320,6 +341,8 @@ def check_token_ids(ids, vocab_size=None):
 class GPTModel(nn.Module):
     """GPT-2: embeddings, a stack of transformer blocks, a final norm, and a head that scores every token.
 
+    With a `cache` (4.7: one KVCache for each block), the ids continue the tokens that are in it. `last_only`
+    scores the last position alone: (B, T) -> (B, 1, V).
     Shape: (B, T) token ids -> (B, T, V) logits.
     Raises TypeError or ValueError for an impossible configuration (see check_config) and for token ids that
     are not integers of shape (B, T); ValueError for ids outside the vocabulary or a T above context_length.
@@ -336,16 +359,20 @@ class GPTModel(nn.Module):
         self.final_norm = LayerNorm(cfg["emb_dim"])
         self.out_head = nn.Linear(cfg["emb_dim"], cfg["vocab_size"], bias=False)
 
-    def forward(self, in_idx):
+    def forward(self, in_idx, cache=None, last_only=False):
         check_token_ids(in_idx, self.tok_emb.num_embeddings)
-        T, limit = in_idx.shape[1], self.pos_emb.num_embeddings
-        if T > limit:
-            raise ValueError(f"cannot process a sequence of {T} tokens, context_length is only {limit}")
-        positions = torch.arange(T, device=in_idx.device)  # (T,)
+        if cache is not None and len(cache) != len(self.trf_blocks):
+            raise ValueError(f"{len(self.trf_blocks)} blocks need as many caches, got {len(cache)}")
+        start = 0 if cache is None else cache[0].length
+        end, limit = start + in_idx.shape[1], self.pos_emb.num_embeddings
+        if end > limit:
+            raise ValueError(f"cannot process a sequence of {end} tokens, context_length is only {limit}")
+        positions = torch.arange(start, end, device=in_idx.device)  # (T,)
         x = self.tok_emb(in_idx) + self.pos_emb(positions)  # (B, T, D) + (T, D) -> (B, T, D)
         x = self.drop_emb(x)
-        x = self.trf_blocks(x)
-        x = self.final_norm(x)
+        for i, block in enumerate(self.trf_blocks):
+            x = block(x) if cache is None else block(x, cache[i])
+        x = self.final_norm(x[:, -1:] if last_only else x)
         return self.out_head(x)  # (B, T, V)
 
 
@@ -392,3 +419,251 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
         idx_next = logits[:, -1, :].argmax(dim=-1, keepdim=True)  # (B, 1)
         idx = torch.cat((idx, idx_next), dim=1)
     return idx
+
+
+class KVCache:
+    """The keys and values of one attention layer, for the tokens so far. It takes its memory once, all of it.
+
+    `length` is the number of tokens in it. Raises TypeError or ValueError unless max_tokens is a positive
+    integer.
+    Shape: keys and values (B, H, max_tokens, Dh).
+    Source: Pope and others (2022), https://arxiv.org/abs/2211.05102, section 2.
+    """
+
+    def __init__(self, max_tokens):
+        check_sizes(max_tokens=max_tokens)
+        self.max_tokens, self.length = max_tokens, 0
+        self.keys = self.values = None
+
+    def append(self, keys, values):
+        """Add the next tokens' keys and values (B, H, T, Dh); return those of all so far, without a copy.
+
+        Raises ValueError, and adds nothing, if they do not fit.
+        """
+        B, H, T, Dh = keys.shape
+        start, end = self.length, self.length + T
+        if end > self.max_tokens:
+            raise ValueError(f"the cache has room for {self.max_tokens} tokens, not for {end}")
+        if self.keys is None:
+            self.keys, self.values = (t.new_empty(B, H, self.max_tokens, Dh) for t in (keys, values))
+        if keys.shape[:2] != self.keys.shape[:2]:
+            raise ValueError(f"the cache is for (B, H) = {tuple(self.keys.shape[:2])}, got {(B, H)}")
+        self.keys.narrow(2, start, T).copy_(keys)  # the same as keys[:, :, start:end], and quicker
+        self.values.narrow(2, start, T).copy_(values)
+        self.length = end
+        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
+
+
+def single_token_step(model):
+    """`model` in eval mode as a function (ids, caches) -> logits, for one new token in each row.
+
+    It calls PyTorch's functions on the model's own tensors, which saves the way through the modules. A model
+    with hooks, or with parts that are not the course's, goes that way all the same.
+    Shape: (B, 1) -> (B, V).
+    """
+    home = count_parameters.__module__  # the course's own classes are in one file; a reader's are not
+    plain = (nn.Linear, nn.Embedding, nn.Dropout, nn.Sequential)
+    for m in model.modules():
+        if (type(m) not in plain and type(m).__module__ != home) or m._forward_hooks or m._forward_pre_hooks:
+            return lambda ids, caches: model(ids, caches)[:, -1]
+
+    def norm(layer):
+        return layer.scale.shape, layer.scale, layer.shift, layer.eps
+
+    def linear(layer):  # for torch.addmm; a transposed weight is a view, not a copy
+        bias = layer.weight.new_zeros(()) if layer.bias is None else layer.bias
+        return bias, layer.weight.T
+
+    def tensors(block):
+        att, (wide, _, narrow) = block.att, block.ff.layers
+        attention = [linear(layer) for layer in (att.W_query, att.W_key, att.W_value, att.out_proj)]
+        return norm(block.norm1), *attention, norm(block.norm2), linear(wide), linear(narrow)
+
+    blocks, att = [tensors(block) for block in model.trf_blocks], model.trf_blocks[0].att
+    tok_emb, pos_emb = model.tok_emb.weight, model.pos_emb.weight
+    final_norm, out_head = norm(model.final_norm), linear(model.out_head)
+
+    def project(x, bias_and_weight):
+        bias, weight = bias_and_weight
+        return torch.addmm(bias, x, weight)
+
+    def step(ids, caches):
+        x = tok_emb[ids[:, 0]] + pos_emb[caches[0].length]  # (B, D)
+        heads = (len(x), att.num_heads, 1, att.head_dim)  # (B, H, 1, Dh)
+        for (norm1, query, key, value, out_proj, norm2, wide, narrow), past in zip(
+            blocks, caches, strict=True
+        ):
+            h = torch.layer_norm(x, *norm1)
+            q, k, v = (project(h, layer).view(heads) for layer in (query, key, value))
+            k, v = past.append(k, v)  # (B, H, S, Dh)
+            context = nn.functional.scaled_dot_product_attention(q, k, v).flatten(1)  # (B, D)
+            x = x + project(context, out_proj)
+            h = nn.functional.gelu(project(torch.layer_norm(x, *norm2), wide), approximate="tanh")
+            x = x + project(h, narrow)
+        return project(torch.layer_norm(x, *final_norm), out_head)  # (B, V)
+
+    return step
+
+
+def next_token_probabilities(logits, temperature=1.0, top_k=None):
+    """The distribution from which the next token is drawn: softmax(logits / temperature) over the top_k best.
+
+    Of equal logits at the edge all take part.
+    Shape: (B, V) -> (B, V).
+    Source: Fan, Lewis and Dauphin (2018), https://arxiv.org/abs/1805.04833, section 5.4, for top-k.
+    """
+    if top_k is not None:
+        lowest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]  # (B, 1)
+        logits = logits.masked_fill(logits < lowest_kept, float("-inf"))
+    return (logits / temperature).softmax(dim=-1)
+
+
+def check_sampling(vocab_size, temperature, top_k, eos_id, generator):
+    """Raise TypeError or ValueError unless these are what `generate` can work with."""
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a number, got {temperature!r}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 (greedy) or above, and finite, got {temperature}")
+    if top_k is not None:
+        check_sizes(top_k=top_k)
+    if eos_id is not None:
+        check_sizes(least=0, eos_id=eos_id)
+        if eos_id >= vocab_size:
+            raise ValueError(f"eos_id must lie in 0 ... {vocab_size - 1}, got {eos_id}")
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
+
+
+def generate(
+    model,
+    idx,
+    max_new_tokens,
+    context_size,
+    temperature=0.0,
+    top_k=None,
+    eos_id=None,
+    generator=None,
+    callback=None,
+):
+    """Append up to `max_new_tokens` tokens to each row of `idx`, with a key-value cache, in eval mode.
+
+    At temperature 0 always the token with the highest logit, as generate_text_simple; above, drawn with
+    `generator` from the `top_k` best (all if None). After its first new `eos_id` a row gets nothing else, and
+    when all rows have one, it ends. `callback` is called with each step's tokens (B, 1). The model sees the
+    last `context_size` tokens; once there are more, every step computes all of these anew. The model's
+    training modes are restored, after an interruption too.
+    Shape: (B, T) -> (B, T + n), n at most max_new_tokens; `idx` itself is left as it is.
+    Raises TypeError or ValueError, before any work, for arguments that are not as above, for ids outside the
+    vocabulary, and for a text that outgrows the model's context_length.
+    Source: Raschka, "Build a Large Language Model (From Scratch)", section 5.3.
+    """
+    vocab_size, limit = model.tok_emb.num_embeddings, model.pos_emb.num_embeddings
+    check_token_ids(idx, vocab_size)
+    check_sizes(context_size=context_size)
+    check_sizes(least=0, max_new_tokens=max_new_tokens)
+    check_sampling(vocab_size, temperature, top_k, eos_id, generator)
+    longest = min(context_size, max(idx.shape[1] + max_new_tokens - 1, 1))  # the last token is never read
+    if longest > limit:
+        raise ValueError(f"the model would have to read {longest} tokens, its context_length is only {limit}")
+    modes = {module: module.training for module in model.modules()}
+    try:
+        step = single_token_step(model.eval())
+        caches = [KVCache(longest) for _ in model.trf_blocks]
+        finished = torch.zeros(idx.shape[0], 1, dtype=torch.bool, device=idx.device)
+        with torch.inference_mode():
+            for _ in range(max_new_tokens):
+                if idx.shape[1] > context_size:  # the window slides, all positions change: no use for a cache
+                    logits = model(idx[:, -context_size:], last_only=True)[:, -1]  # (B, V)
+                elif caches[0].length == 0:
+                    logits = model(idx, caches, last_only=True)[:, -1]
+                else:
+                    logits = step(idx[:, -1:], caches)
+                if temperature == 0:
+                    idx_next = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
+                else:
+                    probabilities = next_token_probabilities(logits, temperature, top_k)
+                    idx_next = torch.multinomial(probabilities, 1, generator=generator)
+                if eos_id is not None:
+                    idx_next = idx_next.masked_fill(finished, eos_id)
+                    finished |= idx_next == eos_id
+                idx = torch.cat((idx, idx_next), dim=1)
+                if callback is not None:
+                    callback(idx_next)
+                if eos_id is not None and finished.all():
+                    break
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return idx.clone()  # outside of inference mode: a tensor like any other
+
+
+def gpt2_tensors(model):
+    """Names of a released checkpoint's tensors -> the parameters of `model` that each of them fills.
+
+    Raises ValueError if the model has no biases for queries, keys and values.
+    """
+    names = {"wte.weight": [model.tok_emb.weight], "wpe.weight": [model.pos_emb.weight]}
+    names |= {"ln_f.weight": [model.final_norm.scale], "ln_f.bias": [model.final_norm.shift]}
+    for i, block in enumerate(model.trf_blocks):
+        att, (wide, _, narrow) = block.att, block.ff.layers
+        qkv = [att.W_query, att.W_key, att.W_value]  # one tensor in the file
+        if any(layer.bias is None for layer in qkv):
+            raise ValueError(
+                "GPT-2 has biases for queries, keys and values: build the model with qkv_bias True"
+            )
+        layers = {
+            "attn.c_attn": qkv,
+            "attn.c_proj": [att.out_proj],
+            "mlp.c_fc": [wide],
+            "mlp.c_proj": [narrow],
+        }
+        for name, parts in layers.items():
+            names[f"h.{i}.{name}.weight"] = [part.weight for part in parts]
+            names[f"h.{i}.{name}.bias"] = [part.bias for part in parts]
+        for name, norm in (("ln_1", block.norm1), ("ln_2", block.norm2)):
+            names |= {f"h.{i}.{name}.weight": [norm.scale], f"h.{i}.{name}.bias": [norm.shift]}
+    return names
+
+
+def load_gpt2_weights(model, path):
+    """Fill `model` with GPT-2's released weights, from a safetensors file as Hugging Face publishes it.
+
+    The file is mapped into memory: there is no second copy of the weights. The output head becomes the token
+    embedding (tied). Unless all fits, nothing is changed. A file does not show n_heads: it must be GPT-2's.
+    Raises FileNotFoundError if there is no such file; ValueError if it is of another kind, if a tensor is
+    missing, unknown or of another shape, and for a model on "meta" or whose qkv_bias is False.
+    Source: Radford and others (2019), "Language Models are Unsupervised Multitask Learners"; the files are at
+    https://huggingface.co/openai-community.
+    """
+    from safetensors import SafetensorError, safe_open  # here, since nothing else in this file needs it
+
+    wanted = gpt2_tensors(model)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError('a model on the device "meta" has no memory to fill')
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    with file, torch.no_grad():
+        buffers = (".attn.bias", ".attn.masked_bias")  # the mask, as GPT-2's own code keeps it
+        found = {n.removeprefix("transformer."): n for n in file.keys() if not n.endswith(buffers)}  # noqa: SIM118
+        head = found.pop("lm_head.weight", None)
+        if missing := wanted.keys() - found.keys():
+            raise ValueError(f"{path} lacks {len(missing)} tensors of the model, such as {min(missing)}")
+        if unknown := found.keys() - wanted.keys():
+            raise ValueError(
+                f"{path} has {len(unknown)} tensors that the model lacks, such as {min(unknown)}"
+            )
+        for name, parts in wanted.items():
+            shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
+            shape = shape[::-1] if ".c_" in name else shape  # these matrices are stored as (in, out)
+            if (given := file.get_slice(found[name]).get_shape()) != shape:
+                raise ValueError(f"{name} has the shape {given} in {path}, the model needs {shape}")
+        if head and not torch.equal(file.get_tensor(head), file.get_tensor(found["wte.weight"])):
+            raise ValueError(f"{path} has an lm_head.weight other than wte.weight; GPT-2's are tied")
+        for name, parts in wanted.items():
+            tensor = file.get_tensor(found[name])
+            tensor = tensor.mT if ".c_" in name and tensor.ndim == 2 else tensor
+            for part, piece in zip(parts, tensor.split([len(part) for part in parts]), strict=True):
+                part.copy_(piece)
+    model.out_head.weight = model.tok_emb.weight

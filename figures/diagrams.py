@@ -760,6 +760,40 @@ def generation_step(context_pieces, context_ids, candidates, chosen):
     return fig
 
 
+def key_value_cache(pieces):
+    """What one step computes for the last of `pieces`, without and with a key-value cache."""
+    pitch, wide, count = 0.42, 1.02, len(pieces)
+    fig, ax = canvas(pitch * count + 1.4)
+    top = ax.get_ylim()[1] - 0.95
+    for left, title, kept in (
+        (0.1, "without a cache: all anew", False),
+        (3.75, "with a cache: one token", True),
+    ):
+        label(ax, left + 1.72, top + 0.72, title, bold=True)
+        for x, head in ((0.52, "token"), (1.72, "key, value"), (2.92, "query")):
+            label(ax, left + x, top + 0.34, head, size=SMALL)
+        for place, piece in enumerate(pieces):
+            y, last = top - pitch * place, place == count - 1
+            new = last or not kept
+            component = "attention" if new else "text"
+            if new:
+                box(ax, left + 0.52, y, wide, 0.32, "text", shown(piece), size=SMALL, strength=0.35)
+                arrow(ax, (left + 0.52 + wide / 2, y), (left + 1.72 - wide / 2, y))
+            else:
+                label(ax, left + 0.52, y, shown(piece), size=SMALL, mono=True, color=COLORS["dropout"])
+            words, strength = ("new", 0.5) if last else ("again", 0.15) if new else ("kept", 0.6)
+            box(ax, left + 1.72, y, wide, 0.32, component, words, size=SMALL, strength=strength)
+            if new:
+                box(ax, left + 2.92, y, 0.86, 0.32, "attention", words, size=SMALL, strength=strength)
+        y = top - pitch * (count - 1)
+        for place in range(count):
+            start = (left + 2.92 - 0.43, y)
+            line(ax, (start[0], left + 1.72 + wide / 2), (y, top - pitch * place), width=0.8)
+        amount = "1 token" if kept else f"{count} tokens"
+        label(ax, left + 1.72, y - 0.44, f"{amount} through every block", size=SMALL)
+    return fig
+
+
 def generation_loop(steps, first=1):
     """Generation iteration by iteration: `steps` are (context pieces, new piece), numbered from `first`."""
     start = len(steps[0][0])

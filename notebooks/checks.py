@@ -13,6 +13,7 @@ import contextlib
 import copy
 import ctypes
 import functools
+import inspect
 import io
 import sys
 import threading
@@ -1532,6 +1533,19 @@ def tokens_processed(answer):
     predicted(answer, n * P + n * (n - 1) // 2, 0.005, mistakes)
 
 
+@exercise("4.7.3", "A key and a value for each token, in every block, of every text.")
+def cache_memory(answer):
+    megabytes = 2 * 48 * 1600 * 1024 * 2 * 8 / 2**20
+    mistakes = {
+        "That is for one text, not for 8": megabytes / 8,
+        "That is for one block, not for 48": megabytes / 48,
+        "That is for 4 bytes a number; bfloat16 has 2": megabytes * 2,
+        "That is half of it: keys and values count, and a number has 2 bytes": megabytes / 2,
+        "That is in millions of bytes; an MB of the course is 2^20 bytes": megabytes * 1.048576,
+    }
+    predicted(answer, megabytes, 0.01, mistakes)
+
+
 class Clockwork(nn.Module):
     """A stand-in for a GPT: its scores at a position depend on all tokens up to there, and on their order."""
 
@@ -1568,7 +1582,7 @@ def greedy_by(choose, model, idx, steps):
 
 
 @exercise(
-    "4.7.3",
+    "4.7.4",
     "Predict, choose, append: the right tokens, inside the window and beyond it.",
 )
 def greedy(answer):
@@ -1640,7 +1654,7 @@ def greedy(answer):
     )
 
 
-@exercise("4.7.4", "It ends where the model says so, and otherwise after max_new_tokens.")
+@exercise("4.7.5", "It ends where the model says so, and otherwise after max_new_tokens.")
 def stop_token(answer):
     model, prompt = Clockwork(), PROMPTS[:1]
     longer = greedy_by(right_choice, model, prompt, 9)
@@ -1669,7 +1683,7 @@ def stop_token(answer):
         compare(result, whole, mistakes, f"With the stop token {given}")
 
 
-@exercise("4.7.5", "Sharper or flatter by temperature, and nothing outside the k best; each row sums to 1.")
+@exercise("4.7.6", "Sharper or flatter by temperature, and nothing outside the k best; each row sums to 1.")
 def top_k(answer):
     logits = 2 * torch.randn(4, 7) + torch.tensor([[0.0], [9.0], [-5.0], [2.0]])
     t, k = 2.0, 3
@@ -1718,11 +1732,34 @@ SHIPPED = {name: getattr(helpers, name) for name in PARTS}
 replaced = {}  # name -> (the reader's own, what stood under this name in the notebook)
 
 
+def with_cache(part):
+    """`part`; if it knows no key-value cache, as a class that keeps its inputs there and reads all anew."""
+    if "cache" in inspect.signature(part.forward).parameters:
+        return part
+
+    class Keeping(part):
+        def forward(self, x, cache=None, last_only=False):
+            if cache is None:
+                y = super().forward(x)
+            else:
+                kept = cache[0] if isinstance(cache, list) else cache
+                new = (
+                    x[:, None] if x.ndim == 3 else x[:, None, :, None]
+                )  # as keys and values: (B, 1, T, D or 1)
+                seen, _ = kept.append(new, new)
+                y = super().forward(seen[:, 0] if x.ndim == 3 else seen[:, 0, :, 0])[:, -x.shape[1] :]
+            return y[:, -1:] if last_only else y
+
+    Keeping.__name__ = part.__name__
+    return Keeping
+
+
 def use(**own):
     """Go on with your own parts: `use(LayerNorm=MyLayerNorm)` puts yours in the place of the shipped one.
 
     It holds in this kernel, for all that is built from then on; helpers.py on disk is not touched. An answer
-    that has not passed its check is not put in.
+    that has not passed its check is not put in. One that knows no key-value cache works with `generate`, too,
+    but slowly: it is given the whole text at every step.
     """
     for name, answer in own.items():
         if name not in PARTS:
@@ -1734,6 +1771,8 @@ def use(**own):
             continue
         notebook = sys.modules["__main__"]
         before = replaced[name][1] if name in replaced else getattr(notebook, name, SHIPPED[name])
+        if name in ("MultiHeadAttention", "TransformerBlock", "GPTModel"):
+            answer = with_cache(answer)
         replaced[name] = (answer, before)
         setattr(helpers, name, answer)
         if hasattr(notebook, name):

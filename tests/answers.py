@@ -1786,6 +1786,17 @@ WRONG["tokens_processed"] = [
 ]
 
 
+RIGHT["cache_memory"] = [2400, 2 * 48 * 1600 * 1024 * 2 * 8 / 2**20]
+WRONG["cache_memory"] = [
+    (1200, "That is half of it"),
+    (300, "That is for one text"),
+    (50, "That is for one block"),
+    (4800, "That is for 4 bytes a number"),
+    (2516.6, "millions of bytes"),
+    (2000, "too small"),
+]
+
+
 def greedy(
     see=lambda idx, size: idx[:, -size:],
     choose=lambda z: z[:, -1].argmax(-1, keepdim=True),

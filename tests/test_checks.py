@@ -280,10 +280,11 @@ def test_use_puts_your_parts_everywhere_and_takes_them_back(notebook, capsys):
     checks.use(**OWN)
     assert capsys.readouterr().out.count("used from here on") == len(OWN) == len(checks.PARTS)
     for name, own in OWN.items():
-        assert getattr(helpers, name) is getattr(notebook, name, own) is own
+        used = getattr(helpers, name)  # a subclass where own knows no cache
+        assert getattr(notebook, name, used) is used and (used is own or issubclass(used, own))
     model = notebook.GPTModel(checks.SMALL).eval()
     for part in ("LayerNorm", "GELU", "FeedForward", "MultiHeadAttention", "TransformerBlock", "GPTModel"):
-        assert any(type(module) is OWN[part] for module in model.modules()), part
+        assert any(isinstance(module, OWN[part]) for module in model.modules()), part
     assert not any(type(module) in shipped.values() for module in model.modules())
     model.load_state_dict(reference.state_dict())
     torch.testing.assert_close(model(ids), reference(ids))

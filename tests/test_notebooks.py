@@ -119,7 +119,10 @@ def test_has_the_anatomy_of_a_lesson(path):
         "**Three questions, from memory.**",
     ):
         assert phrase in text
-    assert 30 <= len(read(path).cells) <= 80 and path.stat().st_size < 500_000
+    most = (
+        130 if path.stem == "4.7_generating_text" else 80
+    )  # 4.7 is five lessons in one, with breaks between
+    assert 30 <= len(read(path).cells) <= most and path.stat().st_size < 500_000
 
 
 @each
