@@ -457,14 +457,15 @@ class KVCache:
 def single_token_step(model):
     """`model` in eval mode as a function (ids, caches) -> logits, for one new token in each row.
 
-    It calls PyTorch's functions on the model's own tensors, which saves the way through the modules. A model
-    with hooks, or with parts that are not the course's, goes that way all the same.
+    It calls PyTorch's functions on the model's own tensors, which saves the way through the modules. For a
+    model with hooks, or with parts that are not the course's, it is the ordinary call.
     Shape: (B, 1) -> (B, V).
     """
-    home = count_parameters.__module__  # the course's own classes are in one file; a reader's are not
+    home = count_parameters.__module__  # the file with the course's classes; a reader's are in another
     plain = (nn.Linear, nn.Embedding, nn.Dropout, nn.Sequential)
     for m in model.modules():
-        if (type(m) not in plain and type(m).__module__ != home) or m._forward_hooks or m._forward_pre_hooks:
+        foreign = type(m) not in plain and type(m).__module__ != home
+        if foreign or m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m):
             return lambda ids, caches: model(ids, caches)[:, -1]
 
     def norm(layer):
@@ -508,7 +509,7 @@ def single_token_step(model):
 def next_token_probabilities(logits, temperature=1.0, top_k=None):
     """The distribution from which the next token is drawn: softmax(logits / temperature) over the top_k best.
 
-    Of equal logits at the edge all take part.
+    Of equal logits at the edge all take part. `temperature` is above 0 and `top_k` at least 1.
     Shape: (B, V) -> (B, V).
     Source: Fan, Lewis and Dauphin (2018), https://arxiv.org/abs/1805.04833, section 5.4, for top-k.
     """
@@ -518,12 +519,12 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None):
     return (logits / temperature).softmax(dim=-1)
 
 
-def check_sampling(vocab_size, temperature, top_k, eos_id, generator):
+def check_sampling(vocab_size, temperature, top_k, eos_id, generator, callback):
     """Raise TypeError or ValueError unless these are what `generate` can work with."""
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise TypeError(f"temperature must be a number, got {temperature!r}")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 (greedy) or above, and finite, got {temperature}")
+    if temperature != 0 and not 1e-3 <= temperature <= 1e3:
+        raise ValueError(f"temperature must be 0 (greedy) or lie in 0.001 ... 1000, got {temperature}")
     if top_k is not None:
         check_sizes(top_k=top_k)
     if eos_id is not None:
@@ -532,6 +533,8 @@ def check_sampling(vocab_size, temperature, top_k, eos_id, generator):
             raise ValueError(f"eos_id must lie in 0 ... {vocab_size - 1}, got {eos_id}")
     if not isinstance(generator, (torch.Generator, type(None))):
         raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of a step's tokens, got {callback!r}")
 
 
 def generate(
@@ -561,8 +564,10 @@ def generate(
     check_token_ids(idx, vocab_size)
     check_sizes(context_size=context_size)
     check_sizes(least=0, max_new_tokens=max_new_tokens)
-    check_sampling(vocab_size, temperature, top_k, eos_id, generator)
-    longest = min(context_size, max(idx.shape[1] + max_new_tokens - 1, 1))  # the last token is never read
+    check_sampling(vocab_size, temperature, top_k, eos_id, generator, callback)
+    if max_new_tokens == 0:
+        return idx.clone()
+    longest = min(context_size, idx.shape[1] + max_new_tokens - 1)  # the last token is never read
     if longest > limit:
         raise ValueError(f"the model would have to read {longest} tokens, its context_length is only {limit}")
     modes = {module: module.training for module in model.modules()}
@@ -585,7 +590,7 @@ def generate(
                     idx_next = torch.multinomial(probabilities, 1, generator=generator)
                 if eos_id is not None:
                     idx_next = idx_next.masked_fill(finished, eos_id)
-                    finished |= idx_next == eos_id
+                    finished = idx_next == eos_id
                 idx = torch.cat((idx, idx_next), dim=1)
                 if callback is not None:
                     callback(idx_next)
@@ -640,6 +645,8 @@ def load_gpt2_weights(model, path):
     wanted = gpt2_tensors(model)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError('a model on the device "meta" has no memory to fill')
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:

@@ -14,12 +14,14 @@ import torch
 from small import SMALL, ids
 from torch import nn
 
+import helpers
 from helpers import (
     GELU,
     GPT2_CONFIGS,
     ExampleDeepNeuralNetwork,
     FeedForward,
     GPTModel,
+    KVCache,
     LayerNorm,
     MultiHeadAttention,
     TransformerBlock,
@@ -74,13 +76,46 @@ def decode(ids):
     token_ids_to_text(ids, gpt2_tokenizer())
 
 
+GENERATION = {"model": MODEL, "idx": ids(1, 2), "max_new_tokens": 2, "context_size": 12}
+
+
+def simple(changes):
+    generate_text_simple(**{**GENERATION, **changes})
+
+
 def generate(changes):
-    arguments = {"model": MODEL, "idx": ids(1, 2), "max_new_tokens": 2, "context_size": 12}
-    generate_text_simple(**{**arguments, **changes})
+    helpers.generate(**{**GENERATION, **changes})
 
 
-def continue_ids(idx):
-    generate({"idx": idx})
+def simple_ids(idx):
+    simple({"idx": idx})
+
+
+def generate_none(idx):
+    generate({"idx": idx, "max_new_tokens": 0})
+
+
+def holding_7(max_tokens):
+    """A cache with the keys and values of 7 tokens."""
+    cache = KVCache(max_tokens)
+    cache.append(torch.zeros(1, 3, 7, 8), torch.zeros(1, 3, 7, 8))
+    return cache
+
+
+def append(shape):
+    holding_7(12).append(torch.zeros(shape), torch.zeros(shape))
+
+
+def attend_after_7(x):
+    ATTENTION(x, holding_7(20))
+
+
+def process_after_7(idx):
+    MODEL(idx, [holding_7(20), holding_7(20)])
+
+
+def with_caches(n):
+    MODEL(ids(1, 2), [KVCache(12)] * n)
 
 
 # How the longer messages begin, or all of them
@@ -108,6 +143,13 @@ NOT_BATCH = "token ids must have shape (B, T) with B and T at least 1, got "
 NOT_ONE = "one sequence of shape (1, T) can be decoded at a time, got "
 OUTSIDE_61 = "token ids must lie in 0 ... 60, got ids from "
 OUTSIDE_GPT2 = "token ids must lie in 0 ... 50256, got ids from "
+TO_READ_13 = "the model would have to read 13 tokens, its context_length is only 12"
+NOT_TEMPERATURE = "temperature must be a number, got "
+NOT_IN_RANGE = "temperature must be 0 (greedy) or lie in 0.001 ... 1000, got "
+NOT_TOP_K = "top_k must be an integer, got "
+NOT_EOS = "eos_id must be an integer, got "
+NOT_GENERATOR = "generator must be a torch.Generator, got "
+NOT_ROOM = "max_tokens must be an integer, got "
 NOT_COUNT = "max_new_tokens must be an integer, got "
 NOT_SIZE = "context_size must be an integer, got "
 
@@ -247,7 +289,7 @@ TABLE = {
         ("width 1", torch.zeros(1, 3, 1), ValueError, "the input must have 24 features, got shape (1, 3, 1)"),
         ("token ids", ids(1, 2), ValueError, "the input must have 24 features, got shape (1, 2)"),
     ],
-    (check_token_ids, MODEL, continue_ids, decode): [
+    (check_token_ids, MODEL, simple_ids, generate_none, decode): [
         ("float32", ids(1.0, 2.0), TypeError, NOT_IDS + "torch.float32"),
         ("float16", ids(1.0, 2.0).half(), TypeError, NOT_IDS + "torch.float16"),
         ("bfloat16", ids(1.0, 2.0).bfloat16(), TypeError, NOT_IDS + "torch.bfloat16"),
@@ -267,10 +309,10 @@ TABLE = {
         ("no token", torch.ones(1, 0, dtype=torch.long), ValueError, NOT_BATCH + "(1, 0)"),
         ("no sequence", torch.ones(0, 4, dtype=torch.long), ValueError, NOT_BATCH + "(0, 4)"),
     ],
-    (check_token_ids, MODEL, continue_ids): [
+    (check_token_ids, MODEL, simple_ids, generate_none): [
         ("1-D", torch.tensor([1, 2]), ValueError, NOT_BATCH + "(2,)"),
     ],
-    (MODEL, continue_ids): [
+    (MODEL, simple_ids, generate_none, process_after_7): [
         ("id 61 of 61", ids(0, 61), ValueError, OUTSIDE_61 + "0 to 61"),
         ("id -1", ids(-1, 3), ValueError, OUTSIDE_61 + "-1 to 3"),
         ("id 2**40", ids(2**40), ValueError, OUTSIDE_61 + "1099511627776 to 1099511627776"),
@@ -279,10 +321,35 @@ TABLE = {
     (MODEL,): [
         ("13 tokens", ids(*range(13)), ValueError, PROCESS_13),
     ],
+    (KVCache,): [
+        ("no room", 0, ValueError, "max_tokens must be at least 1, got 0"),
+        ("room for -1", -1, ValueError, "max_tokens must be at least 1, got -1"),
+        ("room a float", 12.0, TypeError, NOT_ROOM + "12.0"),
+        ("room a str", "12", TypeError, NOT_ROOM + "'12'"),
+        ("room True", True, TypeError, NOT_ROOM + "True"),
+        ("room None", None, TypeError, NOT_ROOM + "None"),
+    ],
+    (append,): [
+        ("too many", (1, 3, 6, 8), ValueError, "the cache has room for 12 tokens, not for 13"),
+        ("another B", (2, 3, 1, 8), ValueError, "the cache is for (B, H) = (1, 3), got (2, 3)"),
+        ("another H", (1, 1, 1, 8), ValueError, "the cache is for (B, H) = (1, 3), got (1, 1)"),
+    ],
+    (attend_after_7,): [
+        ("6 more tokens", torch.zeros(1, 6, 10), ValueError, ATTEND_13),
+        ("another B", torch.zeros(2, 1, 10), ValueError, "the cache is for (B, H) = (1, 3), got (2, 3)"),
+    ],
+    (process_after_7,): [
+        ("6 more tokens", ids(*range(6)), ValueError, PROCESS_13),
+    ],
+    (with_caches,): [
+        ("none", 0, ValueError, "2 blocks need as many caches, got 0"),
+        ("one", 1, ValueError, "2 blocks need as many caches, got 1"),
+        ("three", 3, ValueError, "2 blocks need as many caches, got 3"),
+    ],
     (load,): [
         ("unknown weight", {"trf_blocks.0.att.other": torch.ones(1)}, RuntimeError, UNKNOWN_WEIGHT),
     ],
-    (generate,): [
+    (simple, generate): [
         ("new tokens -1", {"max_new_tokens": -1}, ValueError, "max_new_tokens must be at least 0, got -1"),
         ("max_new_tokens 2.0", {"max_new_tokens": 2.0}, TypeError, NOT_COUNT + "2.0"),
         ("max_new_tokens None", {"max_new_tokens": None}, TypeError, NOT_COUNT + "None"),
@@ -295,7 +362,47 @@ TABLE = {
         ("context_size True", {"context_size": True}, TypeError, NOT_SIZE + "True"),
         ("context_size None", {"context_size": None}, TypeError, NOT_SIZE + "None"),
         ("context_size of numpy", {"context_size": np.int64(12)}, TypeError, NOT_SIZE + "np.int64(12)"),
+    ],
+    (simple,): [
         ("a window of 13", {"idx": ids(*range(20)), "context_size": 13}, ValueError, PROCESS_13),
+    ],
+    (generate,): [
+        ("a window of 13", {"idx": ids(*range(20)), "context_size": 13}, ValueError, TO_READ_13),
+        ("12 + 2 tokens", {"idx": ids(*range(12)), "context_size": 99}, ValueError, TO_READ_13),
+        ("2 + 12 tokens", {"max_new_tokens": 12, "context_size": 99}, ValueError, TO_READ_13),
+        ("temperature -1", {"temperature": -1}, ValueError, NOT_IN_RANGE + "-1"),
+        ("temperature below 0", {"temperature": -1e-9}, ValueError, NOT_IN_RANGE + "-1e-09"),
+        ("temperature nan", {"temperature": math.nan}, ValueError, NOT_IN_RANGE + "nan"),
+        ("temperature inf", {"temperature": math.inf}, ValueError, NOT_IN_RANGE + "inf"),
+        ("temperature 1e-40", {"temperature": 1e-40}, ValueError, NOT_IN_RANGE + "1e-40"),
+        ("temperature 10**400", {"temperature": 10**400}, ValueError, NOT_IN_RANGE + str(10**400)),
+        ("callback 5", {"callback": 5}, TypeError, "callback must be a function of a step's tokens, got 5"),
+        ("temperature True", {"temperature": True}, TypeError, NOT_TEMPERATURE + "True"),
+        ("temperature None", {"temperature": None}, TypeError, NOT_TEMPERATURE + "None"),
+        ("temperature a str", {"temperature": "1"}, TypeError, NOT_TEMPERATURE + "'1'"),
+        ("temperature complex", {"temperature": 1j}, TypeError, NOT_TEMPERATURE + "1j"),
+        ("temperature a tensor", {"temperature": torch.ones(())}, TypeError, NOT_TEMPERATURE + "tensor(1.)"),
+        ("top_k 0", {"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
+        ("top_k -1", {"top_k": -1}, ValueError, "top_k must be at least 1, got -1"),
+        ("top_k 1.5", {"top_k": 1.5}, TypeError, NOT_TOP_K + "1.5"),
+        ("top_k True", {"top_k": True}, TypeError, NOT_TOP_K + "True"),
+        ("top_k a str", {"top_k": "5"}, TypeError, NOT_TOP_K + "'5'"),
+        ("top_k 0, sampling", {"top_k": 0, "temperature": 1}, ValueError, "top_k must be at least 1, got 0"),
+        ("eos_id -1", {"eos_id": -1}, ValueError, "eos_id must be at least 0, got -1"),
+        ("eos_id 61 of 61", {"eos_id": 61}, ValueError, "eos_id must lie in 0 ... 60, got 61"),
+        ("eos_id of GPT-2", {"eos_id": 50256}, ValueError, "eos_id must lie in 0 ... 60, got 50256"),
+        ("eos_id a float", {"eos_id": 1.0}, TypeError, NOT_EOS + "1.0"),
+        ("eos_id False", {"eos_id": False}, TypeError, NOT_EOS + "False"),
+        ("eos_id a tensor", {"eos_id": torch.tensor(1)}, TypeError, NOT_EOS + "tensor(1)"),
+        ("eos_id a str", {"eos_id": "<|endoftext|>"}, TypeError, NOT_EOS + "'<|endoftext|>'"),
+        ("generator 123", {"generator": 123}, TypeError, NOT_GENERATOR + "123"),
+        ("generator True", {"generator": True}, TypeError, NOT_GENERATOR + "True"),
+        (
+            "generator of numpy",
+            {"generator": np.random.default_rng},
+            TypeError,
+            NOT_GENERATOR + repr(np.random.default_rng),
+        ),
     ],
     (encode,): [
         ("no text", "", ValueError, "the text must have at least one character, got ''"),

@@ -1,6 +1,7 @@
 """The contracts of helpers.py, on one small configuration; for bad input, see test_bad_input.py."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def assert_same_output_and_gradients(module, reference, x, pairs):
     """Both give the same output, input gradient and gradient of each pair of parameters."""
     upstream = torch.randn_like(module(x))
     results = []
-    for function, parameters in zip((module, reference), zip(*pairs, strict=True), strict=True):
+    ours, theirs = ([pair[n] for pair in pairs] for n in (0, 1))
+    for function, parameters in ((module, ours), (reference, theirs)):
         inputs = x.clone().requires_grad_()
         y = function(inputs)
         results.append([y, *torch.autograd.grad(y, [inputs, *parameters], upstream)])
@@ -88,8 +90,12 @@ def test_layer_norm_starts_as_plain_normalization():
 
 
 def test_gelu_is_the_tanh_form():
+    def by_hand(x):
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
     x = torch.linspace(-8, 8, 401, dtype=torch.float64)
-    torch.testing.assert_close(GELU()(x), F.gelu(x, approximate="tanh"))
+    assert_same_output_and_gradients(GELU(), by_hand, x, [])
+    torch.testing.assert_close(GELU()(x), nn.GELU(approximate="tanh")(x))
     assert (GELU()(x) - F.gelu(x)).abs().max() > 4e-4  # and not the exact one
 
 
@@ -149,14 +155,21 @@ def attention(**changes):
     return MultiHeadAttention(**{**arguments, **changes})
 
 
-def test_attention_equals_scaled_dot_product_attention():
+def attention_by_hand(q, k, v):
+    """The queries (B, H, T, Dh) belong to the last T of S tokens: each sees them up to its own."""
+    T, S = q.shape[2], k.shape[2]
+    scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])  # (B, H, T, S)
+    later = torch.arange(S) > torch.arange(S - T, S)[:, None]
+    return scores.masked_fill(later, -math.inf).softmax(dim=-1) @ v
+
+
+def test_attention_equals_that_by_hand():
     ours = randomized(attention())
     twin = copy.deepcopy(ours)
 
     def reference(x):
         heads = (w(x).unflatten(-1, (3, 8)).transpose(1, 2) for w in (twin.W_query, twin.W_key, twin.W_value))
-        context = F.scaled_dot_product_attention(*heads, is_causal=True)
-        return twin.out_proj(context.transpose(1, 2).flatten(2))
+        return twin.out_proj(attention_by_hand(*heads).transpose(1, 2).flatten(2))
 
     pairs = list(zip(ours.parameters(), twin.parameters(), strict=True))
     assert_same_output_and_gradients(ours, reference, 4 * randn(2, 12, 10), pairs)
@@ -217,13 +230,35 @@ def test_dropout_acts_on_what_each_sublayer_adds():
 
 
 def test_attention_drops_weights():
-    """Dropout acts on the attention weights: after the softmax, before the values."""
-    att, x = randomized(attention()), randn(1, 5, 10)
-    seen = []
-    att.dropout.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    att(x)
-    assert seen[0].shape == (1, 3, 5, 5)
-    torch.testing.assert_close(seen[0].sum(dim=-1), torch.ones(1, 3, 5, dtype=torch.float64))
+    """Dropout acts on the attention weights: after the softmax, before the values, in each head by itself."""
+    att = randomized(attention(d_in=5, d_out=10, num_heads=2, dropout=0.75, qkv_bias=False))
+    with torch.no_grad():  # x, the values of both heads and the output projection are identities, so that the
+        att.W_value.weight.copy_(
+            torch.eye(5).repeat(2, 1)
+        )  # output is the weights of both heads, side by side
+        att.out_proj.weight.copy_(torch.eye(10))
+        att.out_proj.bias.zero_()
+    x = torch.eye(5, dtype=torch.float64)[None]
+    weights, dropped = att(x), att.train()(x)
+    torch.testing.assert_close(
+        weights.unflatten(2, (2, 5)).sum(dim=-1), torch.ones(1, 5, 2, dtype=torch.float64)
+    )
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 4 * weights[kept])
+    assert 0 < kept.sum() < (weights != 0).sum() and (kept[..., :5] != kept[..., 5:]).any()
+
+
+@pytest.mark.parametrize("training, rate", [(True, 0.3), (False, 0.0)])
+def test_attention_hands_its_dropout_on_in_training_only(training, rate, monkeypatch):
+    rates, attend = [], F.scaled_dot_product_attention
+
+    def watched(*args, dropout_p=0.0, **kwargs):
+        rates.append(dropout_p)
+        return attend(*args, dropout_p=dropout_p, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    attention(dropout=0.3).train(training)(torch.zeros(1, 5, 10))
+    assert rates == [rate]
 
 
 def reference_block(block):
