@@ -10,7 +10,9 @@ from small import SMALL, ids, randn, randomized
 from test_helpers import assert_same_output_and_gradients, attention_by_hand
 from test_properties import SEEDS, models, upto
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import helpers
 from helpers import (
@@ -523,3 +525,12 @@ def test_the_caches_hold_what_was_read_in_the_memory_of_the_formula(model, case,
     tensors = [t for cache in made for t in (cache.keys, cache.values) if t is not None]
     room = min(size, T + n - 1) if fitting else 0
     assert sum(t.untyped_storage().nbytes() for t in tensors) == 2 * SMALL["n_layers"] * 2 * room * 24 * 8
+
+
+def test_a_token_with_a_cache_costs_what_the_formula_in_4_7_says(model):
+    caches, D, L = [KVCache(12) for _ in model.trf_blocks], 24, SMALL["n_layers"]
+    with torch.no_grad():
+        model(random_ids(1, 9), caches)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(random_ids(1, 1), caches)
+    assert counter.get_total_flops() == 2 * (L * (12 * D**2 + 2 * D * 10) + D * SMALL["vocab_size"])
