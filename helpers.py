@@ -519,6 +519,13 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None):
     return (logits / temperature).softmax(dim=-1)
 
 
+def next_token(logits, temperature, top_k, generator):
+    """The token with the highest logit at temperature 0, else one drawn. Shape: (B, V) -> (B, 1)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    return torch.multinomial(next_token_probabilities(logits, temperature, top_k), 1, generator=generator)
+
+
 def check_sampling(vocab_size, temperature, top_k, eos_id, generator, callback):
     """Raise TypeError or ValueError unless these are what `generate` can work with."""
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
@@ -583,11 +590,7 @@ def generate(
                     logits = model(idx, caches, last_only=True)[:, -1]
                 else:
                     logits = step(idx[:, -1:], caches)
-                if temperature == 0:
-                    idx_next = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
-                else:
-                    probabilities = next_token_probabilities(logits, temperature, top_k)
-                    idx_next = torch.multinomial(probabilities, 1, generator=generator)
+                idx_next = next_token(logits, temperature, top_k, generator)  # (B, 1)
                 if eos_id is not None:
                     idx_next = idx_next.masked_fill(finished, eos_id)
                     finished = idx_next == eos_id

@@ -1742,12 +1742,10 @@ def with_cache(part):
             if cache is None:
                 y = super().forward(x)
             else:
-                kept = cache[0] if isinstance(cache, list) else cache
-                new = (
-                    x[:, None] if x.ndim == 3 else x[:, None, :, None]
-                )  # as keys and values: (B, 1, T, D or 1)
-                seen, _ = kept.append(new, new)
-                y = super().forward(seen[:, 0] if x.ndim == 3 else seen[:, 0, :, 0])[:, -x.shape[1] :]
+                B, T, *width = x.shape
+                new = x.reshape(B, 1, T, -1)  # as keys and values
+                seen, _ = (cache[0] if isinstance(cache, list) else cache).append(new, new)
+                y = super().forward(seen.reshape(B, -1, *width))[:, -T:]
             return y[:, -1:] if last_only else y
 
     Keeping.__name__ = part.__name__

@@ -528,7 +528,7 @@ def test_the_caches_hold_what_was_read_in_the_memory_of_the_formula(model, case,
 
 
 def test_a_token_with_a_cache_costs_what_the_formula_in_4_7_says(model):
-    caches, D, L = [KVCache(12) for _ in model.trf_blocks], 24, SMALL["n_layers"]
+    caches, D, L = caches_for(model), 24, SMALL["n_layers"]
     with torch.no_grad():
         model(random_ids(1, 9), caches)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

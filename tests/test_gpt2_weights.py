@@ -162,8 +162,7 @@ def with_head(tensors):
 def as_first_released(tensors):
     with_buffers(tensors)
     with_head(tensors)
-    for name in [name for name in tensors if name.startswith("transformer.")]:
-        tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+    without_prefix(tensors)
 
 
 VARIANTS = [without_prefix, with_buffers, with_head, as_first_released]

@@ -232,10 +232,10 @@ def test_dropout_acts_on_what_each_sublayer_adds():
 def test_attention_drops_weights():
     """Dropout acts on the attention weights: after the softmax, before the values, in each head by itself."""
     att = randomized(attention(d_in=5, d_out=10, num_heads=2, dropout=0.75, qkv_bias=False))
-    with torch.no_grad():  # x, the values of both heads and the output projection are identities, so that the
-        att.W_value.weight.copy_(
-            torch.eye(5).repeat(2, 1)
-        )  # output is the weights of both heads, side by side
+    # x, the values of both heads and the output projection are identities, so that the output is the weights
+    # of both heads, side by side.
+    with torch.no_grad():
+        att.W_value.weight.copy_(torch.eye(5).repeat(2, 1))
         att.out_proj.weight.copy_(torch.eye(10))
         att.out_proj.bias.zero_()
     x = torch.eye(5, dtype=torch.float64)[None]
