@@ -19,7 +19,7 @@ def same_function(ours, theirs, *inputs, parameters=None, tolerance=1e-10):
     """
     found = differences(ours, theirs, *inputs, parameters=parameters)
     n_inputs = sum(x.is_floating_point() for x in inputs)
-    n_parameters = len(found) - 1 - n_inputs
+    n_parameters = len(found) - 1 - n_inputs  # the first is the output
     for name, difference in found.items():
         if not difference <= tolerance:  # nan is a difference, too
             raise AssertionError(f"not the same function: {name} differs by {difference:.2g}")
@@ -32,9 +32,7 @@ def same_function(ours, theirs, *inputs, parameters=None, tolerance=1e-10):
 
 
 def differences(ours, theirs, *inputs, parameters=None):
-    """The largest difference of the output and of each gradient, by name.
-
-    Where their largest absolute value is above 1, the difference is relative to it.
+    """The largest difference of the output and of each gradient, by name; relative if theirs is above 1.
 
     `inputs` are tensors; those of integers, such as token ids, get no gradient. `parameters` is a dict or a
     list of tensors that both functions use; by default, it is the parameters of `ours` if that is a module.
@@ -45,7 +43,7 @@ def differences(ours, theirs, *inputs, parameters=None):
         parameters = {f"parameter {i}": p for i, p in enumerate(parameters)}
     parameters = {name: p for name, p in parameters.items() if p.requires_grad}
     floating = [i for i, x in enumerate(inputs) if x.is_floating_point()]
-    names = ["input" if len(inputs) == 1 else f"input {i}" for i in floating] + list(parameters)
+    names = ["the input" if len(inputs) == 1 else f"input {i}" for i in floating] + list(parameters)
 
     mine, own = (run(function, inputs, parameters.values()) for function in (ours, theirs))
     if mine[0].shape != own[0].shape or mine[0].dtype != own[0].dtype:
