@@ -1,32 +1,40 @@
-"""The course's diagrams: static ones in DIAGRAMS, and two that draw what a notebook has just computed.
-
-One visual language: rounded boxes are layers, flat grids are tensors, thin arrows are data flow, a thick
-vermilion line that ends in a plus is a shortcut, a dashed frame is not built yet, a yellow frame is a
-transformer block.
-One unit is one inch, and (x, y) is the centre of what is drawn there unless a docstring says otherwise.
-"""
+"""The course's diagrams: static ones in DIAGRAMS, and four that draw what a notebook has just computed."""
 
 from functools import partial
 from itertools import pairwise
-from pathlib import Path as FilePath
-
-import matplotlib.pyplot as plt
-from matplotlib.colors import to_rgb
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.layout_engine import PlaceHolderLayoutEngine
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
-from matplotlib.path import Path
-from matplotlib.textpath import text_to_path
+from pathlib import Path
 
 from figures.drawing import COLORS, save
+from figures.shapes import (
+    PLUS,
+    RADIUS,
+    SMALL,
+    WIDTH,
+    across,
+    arrow,
+    box,
+    canvas,
+    cost,
+    edge,
+    embeddings,
+    fit,
+    frame,
+    fully_connected,
+    grid,
+    label,
+    leader,
+    line,
+    pre_norm_block,
+    rectangle,
+    shortcut,
+    shown,
+    stop,
+    token_box,
+    token_row,
+    tower,
+)
 
-WIDTH = 7.3  # inches: 700 px in a browser
-SMALL = 9  # points: the smallest text
-MONO = "DejaVu Sans Mono"
-RADIUS = 0.1  # of the circle around a plus
-PLUS = "+"  # stands for an addition among the parts of a tower
-WORDS = {"Every": 6109, "␣effort": 3626, "␣moves": 6100, "␣you": 345}
-SECTIONS = {  # number: name, component whose colour it takes, column and row on the course map
+SECTIONS = {  # number: name, component whose color it takes, column and row on the course map
     "4.1": ("Architecture", "text", 0, 1),
     "4.2": ("Layer norm", "norm", 1, 2),
     "4.3": ("GELU, feed-forward", "feed_forward", 1, 1),
@@ -37,259 +45,21 @@ SECTIONS = {  # number: name, component whose colour it takes, column and row on
 }
 
 
-# Primitives
-
-
-def mix(color, other, share):
-    """`color` with `share` of it replaced by `other`."""
-    return tuple((1 - share) * a + share * b for a, b in zip(to_rgb(color), to_rgb(other), strict=True))
-
-
-def tint(component, strength=0.25):
-    """A component's colour, light enough for dark text."""
-    return mix("white", COLORS[component], strength)
-
-
-def edge(component):
-    """A component's colour for lines; the two pale ones are darkened to stand out from white."""
-    return mix(COLORS[component], COLORS["ink"], 0.45 if component in ("block", "text") else 0)
-
-
-def paint(component, strength=0.25, line=1.3):
-    """How a shape of a component is filled and edged."""
-    return {"facecolor": tint(component, strength), "edgecolor": edge(component), "linewidth": line}
-
-
-def canvas(height):
-    """A white figure of the course's width and its axes, one unit to the inch."""
-    by_hand = PlaceHolderLayoutEngine(
-        True, True
-    )  # layout="none" would last only until the figure is first saved
-    fig = plt.figure(figsize=(WIDTH, height), facecolor="white", layout=by_hand)
-    ax = fig.add_axes([0, 0, 1, 1], xlim=(0, WIDTH), ylim=(0, height))
-    ax.axis("off")
-    return fig, ax
-
-
-def font(size=10, bold=False, mono=False):
-    """The properties of a text, for drawing and for measuring it."""
-    return FontProperties(
-        family=MONO if mono else "DejaVu Sans", size=size, weight="bold" if bold else "normal"
-    )
-
-
-def text_width(text, **look):
-    """The width of `text` in inches."""
-    return text_to_path.get_text_width_height_descent(text, font(**look), ismath=False)[0] / 72
-
-
-def label(ax, x, y, text, ha="center", rotation=0, color=COLORS["ink"], size=10, **look):
-    """Text whose capitals are centred on y, so that neighbours share a baseline; `look` is bold, mono."""
-    lines = text.split("\n")
-    for number, words in enumerate(lines):
-        drop = ((number - (len(lines) - 1) / 2) * 1.35 + 0.365) * size / 72
-        place = (x + drop, y) if rotation else (x, y - drop)
-        style = {"rotation": rotation, "rotation_mode": "anchor", "color": color, "zorder": 6}
-        ax.text(
-            *place,
-            words,
-            ha=ha,
-            va="baseline",
-            fontproperties=font(size, **look),
-            parse_math=False,
-            **style,
-        )
-
-
-def box(
-    ax,
-    x,
-    y,
-    width,
-    height,
-    component,
-    text="",
-    name="",
-    strength=0.25,
-    line=1.3,
-    dashed=False,
-    z=3,
-    **look,
-):
-    """A rounded box; with `name`, an attribute's, the text stands left and the name right."""
-    corner, style = (x - width / 2, y - height / 2), paint(component, strength, line)
-    style["linestyle"] = (0, (4, 2.5)) if dashed else "-"
-    ax.add_patch(
-        FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.07", zorder=z, **style)
-    )
-    if name:
-        label(ax, x - width / 2 + 0.1, y, text, ha="left", **look)
-        label(ax, x + width / 2 - 0.1, y, name, ha="right", mono=True, size=SMALL)
-    else:
-        label(ax, x, y, text, **look)
-
-
-def frame(ax, left, bottom, right, top, component, **look):
-    """A box given by its edges, behind everything else."""
-    box(
-        ax,
-        (left + right) / 2,
-        (bottom + top) / 2,
-        right - left,
-        top - bottom,
-        component,
-        z=0,
-        **look,
-    )
-
-
-def arrow(ax, *points, color=COLORS["ink"], line=1.1, head=True):
-    """An arrow through `points`, with rounded corners."""
-    vertices, codes = [points[0]], [Path.MOVETO]
-    for place in range(1, len(points) - 1):
-        before, corner, after = points[place - 1 : place + 2]
-        vertices += [towards(corner, before), corner, towards(corner, after)]
-        codes += [Path.LINETO, Path.CURVE3, Path.CURVE3]
-    path = Path([*vertices, points[-1]], [*codes, Path.LINETO])
-    style = {
-        "arrowstyle": "-|>,head_length=0.5,head_width=0.22" if head else "-",
-        "mutation_scale": 9 + 2 * line,
-    }
-    style |= {"capstyle": "butt", "joinstyle": "miter", "zorder": 2}
-    ax.add_patch(FancyArrowPatch(path=path, color=color, linewidth=line, **style))
-
-
-def towards(start, end, distance=0.09):
-    """The point `distance` from `start` on the way to `end`."""
-    (x, y), (u, v) = start, end
-    share = distance / ((u - x) ** 2 + (v - y) ** 2) ** 0.5
-    return x + share * (u - x), y + share * (v - y)
-
-
-def line(ax, xs, ys, color=COLORS["ink"], width=1.1, style="-", z=2):
-    """A line without a head."""
-    ax.plot(xs, ys, color=color, linewidth=width, linestyle=style, solid_capstyle="round", zorder=z)
-
-
-def plus(ax, x, y, component="shortcut"):
-    """A circle with a plus: an addition."""
-    ax.add_patch(
-        Circle((x, y), RADIUS, facecolor="white", edgecolor=edge(component), linewidth=1.8, zorder=4)
-    )
-    line(ax, [x - 0.055, x + 0.055], [y, y], width=1.5, z=5)
-    line(ax, [x, x], [y - 0.055, y + 0.055], width=1.5, z=5)
-
-
-def grid(ax, x, y, rows, columns, cell, component, values=(), strength=0.25, z=3):
-    """A tensor as a flat grid of cells; (x, y) is its lower left corner, `values` fill it by rows."""
-    width, height = cell
-    for row in range(rows):
-        for column in range(columns):
-            corner = (x + column * width, y + (rows - 1 - row) * height)
-            ax.add_patch(Rectangle(corner, width, height, zorder=z, **paint(component, strength, 0.8)))
-            if values:
-                text = values[row * columns + column]
-                label(ax, corner[0] + width / 2, corner[1] + height / 2, text, mono=True, size=SMALL)
-
-
-def tower(ax, x, bottom, parts, width, height=0.32, gap=0.2):
-    """Boxes and pluses from `bottom` upwards with arrows between; returns their centres.
-
-    A part is PLUS or (component, text) or (component, text, attribute name).
-    """
-    centres, space = [], 0
-    for part in parts:
-        if centres:
-            arrow(ax, (x, bottom), (x, bottom + space))
-        half = RADIUS if part == PLUS else height / 2
-        centres.append(bottom + space + half)
-        if part == PLUS:
-            plus(ax, x, centres[-1])
-        else:
-            box(ax, x, centres[-1], width, height, *part)
-        bottom = centres[-1] + half
-        space = gap + (0.12 if part == PLUS else 0)  # room for the next shortcut to branch off
-    return centres
-
-
-def shortcut(ax, x, side, start, end):
-    """The line that leaves the trunk at `start`, passes at x = `side` and ends in the plus at `end`."""
-    reach = x + (RADIUS if side > x else -RADIUS)
-    ax.add_patch(Circle((x, start), 0.035, color=edge("shortcut"), zorder=3))
-    arrow(ax, (x, start), (side, start), (side, end), (reach, end), color=edge("shortcut"), line=2.4)
-
-
-def pre_norm_block(ax, x, bottom, left, right, parts, width, height, gap):
-    """A transformer block's frame, eight parts (the fourth and the last a plus) and two shortcuts."""
-    y = tower(ax, x, bottom + 0.3, parts, width, height, gap)
-    frame(ax, left, bottom, right, y[7] + 0.22, "block")
-    arrow(ax, (x, bottom - 0.18), (x, bottom + 0.3))
-    arrow(ax, (x, y[7] + RADIUS), (x, y[7] + 0.42))
-    for start, end in [(bottom + 0.13, y[3]), (y[3] + RADIUS + 0.1, y[7])]:
-        shortcut(ax, x, left + 0.4, start, end)
-    return y
-
-
-def embeddings(ax, x, y, height, starts, join):
-    """Token and positional embedding around x, fed from the heights `starts`, added at `join`."""
-    for side, start in zip((-1, 1), starts, strict=True):
-        centre = x + 1.02 * side
-        box(ax, centre, y, 1.86, height, "embedding")
-        arrow(ax, (centre, start), (centre, y - height / 2))
-        arrow(ax, (centre, y + height / 2), (centre, join), (x + side * RADIUS, join))
-    plus(ax, x, join, "embedding")
-
-
-def token_row(ax, x, y, width=0.7, spacing=0.7):
-    """The four tokens of "Every effort moves you" with their ids, in a row around x."""
-    for place, (word, token_id) in enumerate(WORDS.items()):
-        centre = x + (place - 1.5) * spacing
-        grid(ax, centre - width / 2, y - 0.2, 1, 1, (width, 0.4), "text")
-        label(ax, centre, y + 0.09, word, size=SMALL)
-        label(ax, centre, y - 0.09, str(token_id), size=SMALL, mono=True)
-
-
-def leader(ax, start, end, y):
-    """A dotted line from a part to what is said of it."""
-    line(ax, [start + 0.05, end - 0.05], [y, y], color="#777777", width=0.9, style=(0, (1, 2)))
-
-
-def tick(ax, x, y):
-    """A check mark."""
-    line(ax, [x - 0.07, x - 0.02, x + 0.08], [y, y - 0.05, y + 0.07], width=2, z=5)
-
-
-def cost(ax, y, formula, count, left, bold=False):
-    """A row of a parameter table: how the count comes about, and the count."""
-    label(ax, left, y, formula, ha="left", size=SMALL, bold=bold)
-    label(ax, 7.12, y, count, ha="right", mono=True, size=SMALL, bold=bold)
-
-
-# The static diagrams
-
-
 def three_stages():
     """The three stages of building an LLM, with this chapter lit."""
     fig, ax = canvas(3.25)
     width, middle = 2.1, [1.2, 3.65, 6.1]
     stages = [
-        (
-            "1  Build",
-            ["Data preparation\nand sampling", "Attention\nmechanism", ""],
-            "an untrained model",
-        ),
-        (
-            "2  Pretrain",
-            ["Training\nloop", "Model\nevaluation", "Loading pretrained\nweights"],
-            "a foundation model",
-        ),
-        ("3  Fine-tune", ["Classifier", "Instruction-following\nassistant"], "a fine-tuned model"),
+        ("Build", "an untrained", "Data preparation\nand sampling", "Attention\nmechanism", ""),
+        ("Pretrain", "a foundation", "Training\nloop", "Model\nevaluation", "Loading pretrained\nweights"),
+        ("Fine-tune", "a fine-tuned", "Classifier", "Instruction-following\nassistant"),
     ]
     colors = {"Attention\nmechanism": "attention", "": "block"}
-    for x, (title, steps, result) in zip(middle, stages, strict=True):
+    for number, (title, result, *steps) in enumerate(stages, start=1):
+        x = middle[number - 1]
         frame(ax, x - width / 2, 0.12, x + width / 2, 3.13, "text", strength=0.18)
-        label(ax, x, 2.9, title, size=12, bold=True)
-        label(ax, x, 0.31, f"gives {result}", size=SMALL)
+        label(ax, x, 2.9, f"{number}  {title}", size=12, bold=True)
+        label(ax, x, 0.31, f"gives {result} model", size=SMALL)
         for y, step in zip([2.35, 1.6, 0.85] if len(steps) == 3 else [2.1, 1.1], steps, strict=True):
             look = {"strength": 0.35} if step else {"strength": 0.6, "line": 3}
             box(ax, x, y, 1.8, 0.58, colors.get(step, "text"), step, size=9.5, **look)
@@ -305,10 +75,8 @@ def architecture():
     """The GPT architecture with, beside each part, the section that builds it."""
     fig, ax = canvas(6.98)
     x, dropout, norm = 2.6, ("dropout", "Dropout"), ("norm", "Layer norm")
-    attention, feed_forward = (
-        ("attention", "Masked multi-head attention"),
-        ("feed_forward", "Feed-forward network"),
-    )
+    attention = ("attention", "Masked multi-head attention")
+    feed_forward = ("feed_forward", "Feed-forward network")
     token_row(ax, x - 1.02, 0.52)
     grid(ax, x + 0.62, 0.42, 1, 4, (0.2, 0.2), "text", "0123")
     label(ax, x - 1.02, 0.17, "tokenized text (␣ is a space)", size=SMALL)
@@ -321,23 +89,10 @@ def architecture():
     parts = [norm, attention, dropout, PLUS, norm, feed_forward, dropout, PLUS]
     y = pre_norm_block(ax, x, 2.12, 0.65, 4.55, parts, 2.3, 0.27, 0.13)
     label(ax, 0.33, (y[0] + y[7]) / 2, "12 ×", size=12, bold=True)
-    head = tower(
-        ax,
-        x,
-        y[7] + 0.42,
-        [("norm", "Final layer norm"), ("output", "Output head")],
-        2.3,
-        0.27,
-        0.16,
-    )
+    parts = [("norm", "Final layer norm"), ("output", "Output head")]
+    head = tower(ax, x, y[7] + 0.42, parts, 2.3, 0.27, 0.16)
     arrow(ax, (x, head[1] + 0.135), (x, head[1] + 0.33))
-    label(
-        ax,
-        x,
-        head[1] + 0.44,
-        "logits: for each position, a score for each of 50,257 tokens",
-        size=SMALL,
-    )
+    label(ax, x, head[1] + 0.44, "logits: for each position, a score for each of 50,257 tokens", size=SMALL)
     for height, start, section, component, text in [
         (1.1, 4.55, "4.1", "embedding", "embeddings"),
         (y[0], 3.75, "4.2", "norm", "layer normalization"),
@@ -367,29 +122,11 @@ def text_to_logits():
     for shift, z in [(0.14, 2.5), (0, 3)]:
         for x, columns, component in [(3.94, 6, "embedding"), (5.82, 7, "output")]:
             row = ["…" if column == columns - 2 else "" for column in range(columns)]
-            grid(
-                ax,
-                x + shift,
-                y - 0.47 + shift,
-                4,
-                columns,
-                (0.165, 0.2),
-                component,
-                row * 4 if z == 3 else (),
-                z=z,
-            )
+            values = row * 4 if shift == 0 else ()
+            grid(ax, x + shift, y - 0.47 + shift, 4, columns, (0.165, 0.2), component, values, z=z)
     for x, text in [(1.4, "tokenizer"), (3.6, "embeddings"), (5.46, "blocks, head")]:
-        box(ax, x, y, 0.3, 1.25, "ink", strength=0.08)
-        label(ax, x, y, text, rotation=90, size=9.5)
-    for start, end in [
-        (1.05, 1.25),
-        (1.55, 1.78),
-        (3.22, 3.45),
-        (3.75, 3.94),
-        (5.1, 5.31),
-        (5.61, 5.82),
-    ]:
-        arrow(ax, (start, y), (end, y))
+        box(ax, x, y, 0.3, 1.25, "ink", text, strength=0.08, rotation=90, size=9.5)
+    across(ax, y, (1.05, 1.25), (1.55, 1.78), (3.22, 3.45), (3.75, 3.94), (5.1, 5.31), (5.61, 5.82))
     for x, title, shape, note in [
         (0.58, "texts", "", ""),
         (2.5, "token ids", "(2, 4)", "two texts\nof four tokens"),
@@ -403,42 +140,18 @@ def text_to_logits():
 
 
 def course_map(current):
-    """The seven sections as a path; `current` is lit, the earlier ones are ticked, the later ones dashed."""
+    """The seven sections as a path; `current` is lit, earlier ones are ticked, later ones dashed."""
     fig, ax = canvas(1.8)
-    columns = [
-        (0.68, 1.12),
-        (2.42, 1.75),
-        (4.13, 1.1),
-        (5.4, 0.9),
-        (6.63, 1.05),
-    ]  # centre and width
+    low, middle, high = rows = [0.32, 0.9, 1.48]
+    columns = [(0.68, 1.12), (2.42, 1.75), (4.13, 1.1), (5.4, 0.9), (6.63, 1.05)]  # center and width
     for number, (name, component, column, row) in SECTIONS.items():
-        (x, width), y = columns[column], 0.32 + 0.58 * row
-        height = 0.46 if column == 1 else 0.78
-        lit, later = number == current, number > current
-        look = {
-            "strength": 0.6 if lit else 0.05 if later else 0.25,
-            "line": 3 if lit else 1,
-            "dashed": later,
-        }
-        box(ax, x, y, width, height, component, **look)
-        label(
-            ax,
-            x,
-            y,
-            f"{number}\n{name}",
-            size=SMALL,
-            bold=lit,
-            color="#555555" if later else COLORS["ink"],
-        )
-        if number < current:
-            tick(ax, x + width / 2 - 0.14, y + height / 2 - 0.13)
-    for row in (0, 2):
-        y = 0.32 + 0.58 * row
-        arrow(ax, (1.24, 0.9), (1.39, 0.9), (1.39, y), (1.545, y))
-        arrow(ax, (3.295, y), (3.4, y), (3.4, 0.9), (3.5, 0.9), head=False)
-    for start, end in [(1.24, 1.545), (3.295, 3.58), (4.68, 4.95), (5.85, 6.105)]:
-        arrow(ax, (start, 0.9), (end, 0.9))
+        (x, width), height = columns[column], 0.46 if column == 1 else 0.78
+        text, lit, done = f"{number}\n{name}", number == current, number < current
+        stop(ax, x, rows[row], width, height, component, text, lit, done)
+    for y in (low, high):
+        arrow(ax, (1.24, middle), (1.39, middle), (1.39, y), (1.545, y))
+        arrow(ax, (3.295, y), (3.4, y), (3.4, middle), (3.5, middle), head=False)
+    across(ax, middle, (1.24, 1.545), (3.295, 3.58), (4.68, 4.95), (5.85, 6.105))
     return fig
 
 
@@ -471,46 +184,20 @@ def expand_contract():
     """One token's vector widened to 3072 units, passed through GELU, and narrowed again."""
     fig, ax = canvas(4.0)
     middle, cell, half = 2.0, 0.165, 0.14
-    columns = [
-        (0.75, 4, "768"),
-        (2.75, 16, "3072"),
-        (4.55, 16, "3072"),
-        (6.55, 4, "768"),
-    ]  # one cell for 192 values
+    columns = [(0.75, 4, "768"), (2.75, 16, "3072"), (4.55, 16, "3072"), (6.55, 4, "768")]
     heights = [[middle + (i - (count - 1) / 2) * cell for i in range(count)] for _, count, _ in columns]
     for number, (x, count, size) in enumerate(columns):
         component = "feed_forward" if count == 16 else "embedding"
-        grid(
-            ax,
-            x - half,
-            middle - count * cell / 2,
-            count,
-            1,
-            (2 * half, cell),
-            component,
-            strength=0.3,
-        )
+        grid(ax, x - half, middle - count * cell / 2, count, 1, (2 * half, cell), component, strength=0.3)
         label(ax, x, middle - count * cell / 2 - 0.17, size, mono=True)
         if number in (1, 3):
-            for start in heights[number - 1]:
-                for end in heights[number]:
-                    line(
-                        ax,
-                        [columns[number - 1][0] + half, x - half],
-                        [start, end],
-                        color="#8A8A8A",
-                        width=0.5,
-                    )
+            left = columns[number - 1][0] + half
+            fully_connected(ax, left, heights[number - 1], x - half, heights[number])
     for y in heights[1]:
         arrow(ax, (columns[1][0] + half, y), (columns[2][0] - half, y), line=0.8)
-    for x, name in [
-        (1.75, "Linear: expand"),
-        (3.65, "GELU: one by one"),
-        (5.55, "Linear: contract"),
-    ]:
+    for x, name in [(1.75, "Linear: expand"), (3.65, "GELU: one by one"), (5.55, "Linear: contract")]:
         box(ax, x, 3.74, 1.55, 0.32, "feed_forward", name, size=9.5)
-    for start in (2.525, 4.425):
-        arrow(ax, (start, 3.74), (start + 0.35, 3.74))
+    across(ax, 3.74, (2.525, 2.875), (4.425, 4.775))
     label(ax, columns[0][0], 2.65, "one token's\nvector", size=SMALL)
     label(ax, columns[3][0], 2.65, "its new\nvector", size=SMALL)
     note = "One cell stands for 192 values. Every token passes through the same weights, separately."
@@ -548,13 +235,9 @@ def transformer_block():
     """The pre-norm transformer block with attribute names."""
     fig, ax = canvas(5.65)
     x, dropout = 2.65, ("dropout", "Dropout", "drop_shortcut")
-    attention, feed_forward = (
-        ("attention", "MultiHeadAttention", "att"),
-        ("feed_forward", "FeedForward", "ff"),
-    )
-    norms = [("norm", "LayerNorm", "norm1"), ("norm", "LayerNorm", "norm2")]
-    parts = [norms[0], attention, dropout, PLUS, norms[1], feed_forward, dropout, PLUS]
-    y = pre_norm_block(ax, x, 0.53, 0.35, 4.4, parts, 2.9, 0.36, 0.2)
+    first = [("norm", "LayerNorm", "norm1"), ("attention", "MultiHeadAttention", "att"), dropout, PLUS]
+    second = [("norm", "LayerNorm", "norm2"), ("feed_forward", "FeedForward", "ff"), dropout, PLUS]
+    y = pre_norm_block(ax, x, 0.53, 0.35, 4.4, first + second, 2.9, 0.36, 0.2)
     label(ax, 0.35, y[7] + 0.37, "TransformerBlock", ha="left", bold=True)
     label(ax, x, 0.22, "(B, T, 768)", mono=True)
     label(ax, x, y[7] + 0.55, "(B, T, 768)", mono=True)
@@ -579,16 +262,7 @@ def block_shapes():
     for end, x in enumerate(columns):
         arrow(ax, (x, 0.55), (x, 0.85))
         for y in (0.85, 3.2):
-            grid(
-                ax,
-                x - 4 * cell,
-                y,
-                1,
-                8,
-                (cell, 0.22),
-                "embedding",
-                ["", "", "", "", "", "", "…", ""],
-            )
+            grid(ax, x - 4 * cell, y, 1, 8, (cell, 0.22), "embedding", ["", "", "", "", "", "", "…", ""])
         for start, source in enumerate(columns[:end]):
             aside = (end - start) * cell
             arrow(ax, (source + aside, 1.07), (x - aside, 3.2), color=edge("attention"), line=1.2)
@@ -607,13 +281,13 @@ def gpt_model():
     fig, ax = canvas(5.4)
     x, left, width = 2.2, 4.6, 2.9
     embeddings(ax, x, 0.87, 0.5, (0.33, 0.33), 1.5)
-    for centre, name, attribute, source in [
+    for center, name, attribute, source in [
         (x - 1.02, "Token embedding", "tok_emb", "in_idx (B, T)"),
         (x + 1.02, "Positional embedding", "pos_emb", "0 … T−1 (T,)"),
     ]:
-        label(ax, centre, 0.2, source, mono=True, size=SMALL)
-        label(ax, centre, 0.97, name)
-        label(ax, centre, 0.77, attribute, mono=True, size=SMALL)
+        label(ax, center, 0.2, source, mono=True, size=SMALL)
+        label(ax, center, 0.97, name)
+        label(ax, center, 0.77, attribute, mono=True, size=SMALL)
     label(ax, x - 1.12, 1.3, "(B, T, 768)", mono=True, size=SMALL, ha="right")
     label(ax, x + 1.12, 1.3, "(T, 768)", mono=True, size=SMALL, ha="left")
     for shift in (0.16, 0.08):
@@ -648,17 +322,7 @@ def gpt_model():
     return fig
 
 
-# The diagrams of what a notebook has just computed
-
-
-def shown(piece, width=None, size=SMALL):
-    """A token as it can be drawn: white space made visible, no missing glyph, at most `width` inches."""
-    known = get_font(findfont(font())).get_char_index
-    visible = piece.replace(" ", "␣").replace("\n", "↵").replace("\t", "→")
-    visible = "".join(sign if known(ord(sign)) else "\ufffd" for sign in visible)
-    while width and len(visible) > 1 and text_width(visible, size=size) > width:
-        visible = visible.rstrip("…")[:-1] + "…"
-    return visible
+# The rest draw what a notebook has just computed.
 
 
 def attention_by_hand(weights, values, outputs):
@@ -677,8 +341,8 @@ def attention_by_hand(weights, values, outputs):
         label(ax, left - 0.15, top - (place + 0.5) * height, name, ha="right", size=SMALL)
         label(ax, left + (place + 0.5) * width, top + 0.17, name, size=SMALL)
         for later in range(place + 1, count):  # hidden by the mask
-            corner = (left + later * width, top - (place + 1) * height)
-            ax.add_patch(Rectangle(corner, width, height, zorder=4, hatch="////", **paint("text", 0.35, 0.8)))
+            x, y = left + later * width, top - (place + 1) * height
+            rectangle(ax, x, y, width, height, "text", 0.35, z=4, hatch="////")
     for x, sign, numbers, component, title in [
         (right + 0.55, "×", values, "embedding", "values"),
         (right + 1.9, "=", outputs, "attention", "outputs"),
@@ -710,10 +374,6 @@ def generation_step(context_pieces, context_ids, candidates, chosen):
     def levels(count):
         return [middle + pitch * ((count - 1) / 2 - row) for row in range(count)]
 
-    def token(x, y, piece, token_id, component, **look):
-        piece = shown(piece, wide - 0.28 - text_width(str(token_id), size=SMALL, mono=True))
-        box(ax, x, y, wide, 0.32, component, piece, str(token_id), size=SMALL, **look)
-
     def panel(left, right, count, title, more=0.0):
         reach = pitch * count / 2 + 0.06
         frame(ax, left, middle - reach - more, right, middle + reach, "text", strength=0.12, line=0.8)
@@ -724,37 +384,24 @@ def generation_step(context_pieces, context_ids, candidates, chosen):
     panel(2.64, 4.8, len(candidates), "logits of the\nlast position", 0.24)
     floor = panel(5.46, 7.2, len(candidates), "probabilities" + "\nin thousandths" * thousandths, 0.24)
     for y, (piece, token_id) in zip(levels(len(context)), context, strict=True):
-        token(0.86, y, piece, token_id, "text", strength=0.35)
+        token_box(ax, 0.86, y, wide, "text", piece, token_id, strength=0.35)
     for place, (piece, token_id, logit, probability) in enumerate(candidates):
         y = levels(len(candidates))[place]
         look = {"strength": 0.6, "line": 2.4} if place == chosen else {"strength": 0.2, "line": 1}
-        token(3.39, y, piece, token_id, "output", **look)
+        token_box(ax, 3.39, y, wide, "output", piece, token_id, **look)
         label(ax, 4.72, y, f"{logit:.3f}", ha="right", mono=True, size=SMALL)
         length = 0.82 * probability / largest
-        ax.add_patch(Rectangle((5.56, y - 0.11), length, 0.22, zorder=3, **paint("output", **look)))
+        rectangle(ax, 5.56, y - 0.11, length, 0.22, "output", **look)
         amount = f"{1000 * probability:.3f}" if thousandths else f"{probability:.4f}"
         label(ax, 5.62 + length, y, amount, ha="left", mono=True, size=SMALL)
     for x in (3.39, 5.97):
         label(ax, x, floor + 0.15, "⋮", size=12)
-    for start, end in [(1.62, 1.86), (2.4, 2.64), (4.8, 5.0), (5.26, 5.46)]:
-        arrow(ax, (start, middle), (end, middle))
-    box(ax, 2.13, middle, 0.54, 1.1, "ink", strength=0.08)
-    label(ax, 2.13, middle, "GPT\nmodel", bold=True, size=9.5)
-    box(ax, 5.13, middle, 0.26, 0.9, "ink", strength=0.08)
-    label(ax, 5.13, middle, "softmax", rotation=90, size=9.5)
-    box(
-        ax,
-        6.33,
-        0.26,
-        0.9,
-        0.3,
-        "ink",
-        "argmax" if chosen == 0 else "sample",
-        strength=0.08,
-        size=9.5,
-    )
+    across(ax, middle, (1.62, 1.86), (2.4, 2.64), (4.8, 5.0), (5.26, 5.46))
+    box(ax, 2.13, middle, 0.54, 1.1, "ink", "GPT\nmodel", strength=0.08, bold=True, size=9.5)
+    box(ax, 5.13, middle, 0.26, 0.9, "ink", "softmax", strength=0.08, rotation=90, size=9.5)
+    box(ax, 6.33, 0.26, 0.9, 0.3, "ink", "argmax" if chosen == 0 else "sample", strength=0.08, size=9.5)
     arrow(ax, (6.33, floor), (6.33, 0.41))
-    token(0.86, slot, *candidates[chosen][:2], "output", strength=0.6, line=2.4)
+    token_box(ax, 0.86, slot, wide, "output", *candidates[chosen][:2], strength=0.6, line=2.4)
     arrow(ax, (5.88, 0.26), (0.86, 0.26), (0.86, slot - 0.18), color=edge("output"), line=2)
     label(ax, 3.39, 0.4, "the chosen token joins the context (␣ is a space)", size=SMALL)
     return fig
@@ -765,10 +412,8 @@ def key_value_cache(pieces):
     pitch, wide, count = 0.42, 1.02, len(pieces)
     fig, ax = canvas(pitch * count + 1.4)
     top = ax.get_ylim()[1] - 0.95
-    for left, title, kept in (
-        (0.1, "without a cache: all anew", False),
-        (3.75, "with a cache: one token", True),
-    ):
+    halves = [(0.1, "without a cache: all anew", False), (3.75, "with a cache: one token", True)]
+    for left, title, kept in halves:
         label(ax, left + 1.72, top + 0.72, title, bold=True)
         for x, head in ((0.52, "token"), (1.72, "key, value"), (2.92, "query")):
             label(ax, left + x, top + 0.34, head, size=SMALL)
@@ -787,8 +432,7 @@ def key_value_cache(pieces):
                 box(ax, left + 2.92, y, 0.86, 0.32, "attention", words, size=SMALL, strength=strength)
         y = top - pitch * (count - 1)
         for place in range(count):
-            start = (left + 2.92 - 0.43, y)
-            line(ax, (start[0], left + 1.72 + wide / 2), (y, top - pitch * place), width=0.8)
+            line(ax, (left + 2.49, left + 1.72 + wide / 2), (y, top - pitch * place), width=0.8)
         amount = "1 token" if kept else f"{count} tokens"
         label(ax, left + 1.72, y - 0.44, f"{amount} through every block", size=SMALL)
     return fig
@@ -803,10 +447,7 @@ def generation_loop(steps, first=1):
     skip, names, widths, places = fitted
     pitch, high, top = 0.52, 0.32, 0.52 * len(steps) + 0.42
     fig, ax = canvas(top + 0.25)
-    for x, component, strength, name in [
-        (0.9, "text", 0.35, "context"),
-        (2.0, "output", 0.6, "new token"),
-    ]:
+    for x, component, strength, name in [(0.9, "text", 0.35, "context"), (2.0, "output", 0.6, "new token")]:
         box(ax, x, top, 0.3, 0.22, component, strength=strength)
         label(ax, x + 0.24, top, name, ha="left", size=SMALL)
     arrow(ax, (3.35, top + 0.11), (3.35, top - 0.11), color=edge("output"), line=2)
@@ -821,39 +462,11 @@ def generation_loop(steps, first=1):
             name = "…" if place == skip > newest - len(context) else names[place]
             look = {"strength": 0.6, "line": 2} if fresh else {"strength": 0.35, "line": 1}
             component = "output" if fresh else "text"
-            box(
-                ax,
-                places[place] + 0.75,
-                y,
-                widths[place],
-                high,
-                component,
-                name,
-                size=SMALL,
-                **look,
-            )
+            box(ax, places[place] + 0.75, y, widths[place], high, component, name, size=SMALL, **look)
         if row + 1 < len(steps):
             x = places[newest] + 0.75
             arrow(ax, (x, y - high / 2), (x, y - pitch + high / 2), color=edge("output"), line=2)
     return fig
-
-
-def fit(pieces, prompt, room):
-    """How many of the prompt to leave out, and names, widths and centres that put `pieces` side by side.
-
-    The first place that is not left out then holds an ellipsis instead of its piece. None if nothing fits.
-    """
-    for limit in (1.2, 0.8, 0.5):
-        names = [shown(piece, limit) for piece in pieces]
-        widths = [max(0.26, text_width(name, size=SMALL) + 0.14) for name in names]
-        for skip in range(max(1, prompt)):
-            used, places = 0.0, []
-            for place, width in enumerate(widths):
-                places.append(used + width / 2)
-                used += width + 0.06 if place >= skip else 0
-            if used <= room + 0.06:
-                return skip, names, widths, places
-    return None
 
 
 SINGLE = (three_stages, architecture, text_to_logits, feed_forward, expand_contract)
@@ -865,4 +478,4 @@ DIAGRAMS |= {f"course_map_{section}": partial(course_map, section) for section i
 def draw_all(folder):
     """Write every diagram to `folder`."""
     for name, draw in DIAGRAMS.items():
-        save(draw(), FilePath(folder) / f"{name}.svg")
+        save(draw(), Path(folder) / f"{name}.svg")

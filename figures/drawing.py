@@ -1,4 +1,4 @@
-"""What every picture of the course shares: style, colours, and how a figure is saved, compared and shown."""
+"""What every picture of the course shares: style, colors, and how a figure is saved, compared and shown."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from IPython.display import display
 FIGURES = Path(__file__).resolve().parent
 plt.style.use(FIGURES / "course.mplstyle")
 
-# One colour for each component, the same in every picture: Okabe and Ito's palette for colour-blind readers,
+# One color for each component, the same in every picture: Okabe and Ito's palette for color-blind readers,
 # https://jfly.uni-koeln.de/color/
 COLORS = {
     "text": "#D9D9D9",
