@@ -43,6 +43,8 @@ SECTIONS = {  # number: name, component whose color it takes, column and row on 
     "4.6": ("GPT model", "embedding", 3, 1),
     "4.7": ("Generating\ntext", "output", 4, 1),
 }
+# In any order, after 4.7; there is room for five.
+BEYOND = {"beyond_1": "Released weights", "beyond_2": "Training", "beyond_3": "Fast generation"}
 
 
 def three_stages():
@@ -140,18 +142,25 @@ def text_to_logits():
 
 
 def course_map(current):
-    """The seven sections as a path; `current` is lit, earlier ones are ticked, later ones dashed."""
-    fig, ax = canvas(1.8)
-    low, middle, high = rows = [0.32, 0.9, 1.48]
+    """The notebooks as a path; `current` is lit, the sections before it are ticked, all others dashed."""
+    fig, ax = canvas(2.46)
+    low, middle, high = rows = [0.98, 1.56, 2.14]
     columns = [(0.68, 1.12), (2.42, 1.75), (4.13, 1.1), (5.4, 0.9), (6.63, 1.05)]  # center and width
     for number, (name, component, column, row) in SECTIONS.items():
         (x, width), height = columns[column], 0.46 if column == 1 else 0.78
-        text, lit, done = f"{number}\n{name}", number == current, number < current
+        text, lit, done = f"{number}\n{name}", number == current, number < current  # "4.7" < "beyond_1"
         stop(ax, x, rows[row], width, height, component, text, lit, done)
     for y in (low, high):
         arrow(ax, (1.24, middle), (1.39, middle), (1.39, y), (1.545, y))
         arrow(ax, (3.295, y), (3.4, y), (3.4, middle), (3.5, middle), head=False)
     across(ax, middle, (1.24, 1.545), (3.295, 3.58), (4.68, 4.95), (5.85, 6.105))
+    arrow(ax, (6.63, middle - 0.39), (6.63, 0.64))
+    frame(ax, 0.08, 0.06, WIDTH - 0.08, 0.64, "text", strength=0.18, line=0.8)
+    label(ax, 6.5, 0.86, "beyond the chapter, in any order", ha="right", size=SMALL)
+    width = (WIDTH - 0.24) / len(BEYOND) - 0.1
+    for place, (notebook, name) in enumerate(BEYOND.items()):
+        x, text = 0.12 + (width + 0.1) * (place + 0.5), notebook.replace("_", " ") + f"\n{name}"
+        stop(ax, x, 0.35, width, 0.44, "text", text, lit=notebook == current)
     return fig
 
 
@@ -472,7 +481,7 @@ def generation_loop(steps, first=1):
 SINGLE = (three_stages, architecture, text_to_logits, feed_forward, expand_contract)
 SINGLE += (shortcuts, transformer_block, block_shapes, gpt_model)
 DIAGRAMS = {draw.__name__: draw for draw in SINGLE}
-DIAGRAMS |= {f"course_map_{section}": partial(course_map, section) for section in SECTIONS}
+DIAGRAMS |= {f"course_map_{notebook}": partial(course_map, notebook) for notebook in [*SECTIONS, *BEYOND]}
 
 
 def draw_all(folder):
