@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 
 FIGURES = Path(__file__).resolve().parent
-plt.style.use(FIGURES / "course.mplstyle")
+plt.style.use(["default", FIGURES / "course.mplstyle"])  # "default" undoes a reader's own matplotlibrc
 
 # One color for each component, the same in every picture: Okabe and Ito's palette for color-blind readers,
 # https://jfly.uni-koeln.de/color/

@@ -1,11 +1,15 @@
-"""Bring everything derived up to date: helpers.py, the outputs in the notebooks, the pictures in figures/.
+"""Bring everything that is generated up to date: helpers.py, beyond.py, the notebooks' outputs, the figures.
 
-    python notebooks/refresh.py            export, execute, redraw
+    python notebooks/refresh.py            export, execute and redraw everything
+    python notebooks/refresh.py 4.5        only 4.5, and the later notebooks if its exported code changed
     python notebooks/refresh.py --check    change nothing; name what is stale and exit with 1
 
-All work happens in a temporary copy. The repository changes only after every notebook has run without an
-error, one file at a time and each in one step. So a run that is killed leaves every file whole, old or new,
-and the next one does the rest. Of two runs at once, the later may say that a notebook was edited meanwhile.
+Every run exports the code of all notebooks and draws all diagrams, which is quick. Executing takes longer: if
+you name notebooks, only those run, plus everything from the first change in the exported code on.
+
+All the work happens in a temporary copy. The repository changes only after every notebook has run without an
+error, and then one whole file at a time. If a run is killed, each file is complete, either old or new, and
+the next run finishes the job.
 """
 
 import argparse
@@ -29,11 +33,18 @@ sys.path.insert(0, str(ROOT))
 from figures.diagrams import draw_all  # noqa: E402
 from figures.drawing import same_picture  # noqa: E402
 
+NAME = re.compile(r"(4\.\d+|beyond_\d+)_\w+\.ipynb")  # its first part is how you name a notebook
 MARKER = "#| export"
 HEADER = '''"""The parts of GPT-2, in the order in which notebooks 4.1 to 4.7 finish them.
 
 Exported from the notebooks by `python notebooks/refresh.py`: change the notebook, not this file.
 Shapes: B batch, T tokens, D embedding, H heads, Dh per head, V vocabulary.
+"""
+'''
+BEYOND_HEADER = '''"""What the notebooks beyond the chapter add to GPT-2, in the order in which they add it.
+
+Exported from the notebooks by `python notebooks/refresh.py`: change the notebook, not this file.
+Builds on helpers.py, and names shapes with the same letters.
 """
 '''
 KERNEL = {
@@ -46,57 +57,91 @@ class RefreshError(Exception):
     """What went wrong, in a sentence for the person who ran the refresh."""
 
 
+def paths_of_notebooks(root):
+    return sorted(path for path in (root / "notebooks").iterdir() if NAME.fullmatch(path.name))
+
+
 def read_notebooks(root):
     """The course's notebooks by file name, in order."""
     notebooks = {}
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
+    for path in paths_of_notebooks(root):
         try:
-            notebooks[path.name] = nbformat.read(path, as_version=4)
-            nbformat.validate(notebooks[path.name])
-        except Exception as error:  # nbformat raises many kinds for files that are no notebooks
+            notebook = nbformat.read(path, as_version=4)
+            nbformat.validate(notebook)
+        except Exception as error:  # nbformat raises many kinds for files that are not notebooks
             raise RefreshError(f"{path.name} is not a valid notebook: {error}") from error
+        for cell in notebook.cells:
+            cell.source = cell.source.replace("\r\n", "\n")
+        notebooks[path.name] = notebook
     if not notebooks:
         raise RefreshError(f"no notebooks in {root / 'notebooks'}")
     return notebooks
 
 
 def exported(name, notebook):
-    """The texts of the cells of a notebook that are marked for helpers.py."""
+    """The code in the cells of a notebook that are marked for export."""
     texts = []
     for number, cell in enumerate(notebook.cells, 1):
         first, _, text = cell.source.partition("\n")
         if cell.cell_type != "code" or not re.match(r"#\s*\|\s*export", cell.source.lstrip()):
             continue
         if first != MARKER:
-            raise RefreshError(
-                f"{name}, cell {number}: to be exported, its first line must be exactly {MARKER!r}"
-            )
+            raise RefreshError(f"{name}, cell {number}: to export it, make its first line exactly {MARKER!r}")
         try:
             compile(text, f"{name}, cell {number}", "exec")
         except SyntaxError as error:
-            raise RefreshError(
-                f"{name}, cell {number}: SyntaxError: {error.msg}, line {error.lineno + 1}"
-            ) from error
+            what = f"SyntaxError: {error.msg}, line {error.lineno + 1}"
+            raise RefreshError(f"{name}, cell {number}: {what}") from error
         texts.append(text.strip("\n"))
     return texts
 
 
 def export(notebooks):
-    """The text of helpers.py: the cells marked `#| export`, under a line that names their notebook."""
-    parts = [HEADER]
+    """The texts of helpers.py and beyond.py: exported cells, under a line that names their notebook."""
+    files = {}
     for name, notebook in notebooks.items():
         texts = exported(name, notebook)
         if not texts:
             continue
+        file, header = ("beyond.py", BEYOND_HEADER) if name.startswith("beyond") else ("helpers.py", HEADER)
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         banner = f"# ---- {title} (notebooks/{name}) "
-        gap = "\n\n" if len(parts) > 1 else "\n"
-        parts.append(gap + banner.ljust(110, "-") + "\n\n" + "\n\n\n".join(texts) + "\n")
-    return "".join(parts)
+        before = files[file] + "\n\n" if file in files else header + "\n"
+        files[file] = before + banner.ljust(110, "-") + "\n\n" + "\n\n\n".join(texts) + "\n"
+    return files
 
 
-def execute(name, notebook, folder):
-    """Run `notebook` in `folder`; return it with fresh outputs and nothing that differs from run to run."""
+def sections(text):
+    """The code that each notebook contributed to an exported file, by the notebook's file name."""
+    parts = re.split(r"^# ---- .*\(notebooks/(.+)\) -*\n", text, flags=re.M)[1:]
+    return {name: code.strip() for name, code in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def to_execute(names, notebooks, files, root):
+    """The notebooks that `names` ask for, and all from the first one whose exported code changed."""
+    known = {file: NAME.match(file)[1] for file in notebooks}
+    if unknown := sorted(set(names) - set(known.values())):
+        raise RefreshError(f"no notebook {', '.join(unknown)}; the notebooks are {', '.join(known.values())}")
+    new, old = {}, {}
+    for name in ("helpers.py", "beyond.py"):
+        new |= sections(files.get(name, ""))
+        old |= sections((root / name).read_text(encoding="utf-8") if (root / name).exists() else "")
+    first = next((file for file in notebooks if new.get(file) != old.get(file)), None)
+    return [f for f in notebooks if not names or known[f] in names or (first and f >= first)]
+
+
+def environment(stage):
+    """A kernel's environment: yours, without your settings for IPython, Jupyter and matplotlib."""
+    settings = stage / "settings"
+    settings.mkdir(exist_ok=True)
+    (settings / "matplotlibrc").touch()  # given an empty one, matplotlib looks for no other
+    kept = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "PYTHONSTARTUP")}
+    own = {"IPYTHONDIR": str(settings), "JUPYTER_CONFIG_DIR": str(settings)}
+    return {**kept, **own, "MATPLOTLIBRC": str(settings / "matplotlibrc"), "COURSE_REFRESH": "1"}
+
+
+def execute(name, notebook, stage):
+    """Run `notebook` in `stage`; return it with fresh outputs and nothing that differs from run to run."""
     fresh = copy.deepcopy(notebook)
     for cell in fresh.cells:
         if cell.cell_type == "code":
@@ -106,50 +151,49 @@ def execute(name, notebook, folder):
         fresh,
         timeout=600,
         kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
+        resources={"metadata": {"path": str(stage / "notebooks")}},
         record_timing=False,
         coalesce_streams=True,
         on_cell_execute=lambda cell, cell_index: started.append(cell_index + 1),
     )
-    # What a kernel itself writes to stderr is ipykernel's start-up notes; a cell's own goes into its outputs.
-    settings = {"env": {**os.environ, "COURSE_REFRESH": "1"}, "stderr": subprocess.DEVNULL}
+    # A kernel's own stderr holds ipykernel's start-up notes; what a cell writes there becomes an output.
     try:
-        client.execute(**settings)
+        client.execute(env=environment(stage), stderr=subprocess.DEVNULL)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else error
         raise RefreshError(f"{name}, cell {started[-1]}: {what}") from error
     fresh.metadata = nbformat.from_dict(KERNEL)
     for old, new in zip(notebook.cells, fresh.cells, strict=True):
         new.metadata = nbformat.from_dict({k: v for k, v in new.metadata.items() if k == "tags"})
-        # An output that may differ (a timing, a version) is kept, or no second run would be clean.
+        # Keep an output that may differ (a time, a version), or a second run would change the file.
         if "NBVAL_IGNORE_OUTPUT" in new.source and old.get("outputs"):
             new.outputs = old.outputs
     return fresh
 
 
-def build(root, stage):
-    """Make everything derived in the folder `stage`; return its files by their path in the repository."""
+def build(root, stage, names):
+    """Make in `stage` what a refresh of `names` makes; return the files by their path in the repository."""
     notebooks = read_notebooks(root)
-    for folder in ("notebooks", "figures"):
-        sources = [p for p in (root / folder).iterdir() if p.suffix in (".py", ".mplstyle")]
-        (stage / folder).mkdir()
-        for source in sources:
-            shutil.copy(source, stage / folder)
-    (stage / "helpers.py").write_text(export(notebooks), encoding="utf-8", newline="\n")
+    files = export(notebooks)
+    chosen = to_execute(names, notebooks, files, root)
+    for pattern in ("notebooks/**/*.py", "figures/*.py", "figures/*.mplstyle"):
+        for source in root.glob(pattern):
+            target = stage / source.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    for file, text in files.items():
+        (stage / file).write_text(text, encoding="utf-8", newline="\n")
     draw_all(stage / "figures")
-    for name, notebook in notebooks.items():
+    for name in chosen:
         print(f"{name} ...", end=" ", flush=True)
         start = time.perf_counter()
-        fresh = execute(name, notebook, stage / "notebooks")
-        text = nbformat.writes(fresh) + "\n"
+        text = nbformat.writes(execute(name, notebooks[name], stage)) + "\n"
         (stage / "notebooks" / name).write_text(text, encoding="utf-8", newline="\n")
         print(f"{time.perf_counter() - start:.1f} s", flush=True)
-    made = [
-        stage / "helpers.py",
-        *(stage / "notebooks").glob("*.ipynb"),
-        *(stage / "figures").glob("*.svg"),
-    ]
-    return {path.relative_to(stage): path for path in sorted(made)}
+    # The exported files come last: until they are replaced, the next run sees that they have changed.
+    made = [*(stage / "notebooks").glob("*.ipynb"), *(stage / "figures").glob("*.svg")]
+    made = [*sorted(made), *(stage / file for file in files)]
+    return {path.relative_to(stage): path for path in made}
 
 
 def is_fresh(made, stored):
@@ -162,32 +206,32 @@ def is_fresh(made, stored):
 
 def contents(root):
     """The bytes of the stored notebooks by path."""
-    return {path: path.read_bytes() for path in (root / "notebooks").glob("*.ipynb")}
+    return {path: path.read_bytes() for path in paths_of_notebooks(root)}
 
 
-def refresh(root=ROOT, check=False):
-    """Refresh the repository at `root`, or with `check` only compare; return the paths that were stale."""
-    # A run renames its partial files as soon as it has written them all. One that is here now, and still is
-    # when this run has executed every notebook, was left by a run that was killed.
+def refresh(root=ROOT, names=(), check=False):
+    """Refresh `names` in the repository at `root`, or with `check` only compare; return the stale paths."""
+    # A run renames its partial files as soon as it has written them all. Any that are here now, and still are
+    # when this run has executed its notebooks, were left by a run that was killed.
     leftovers = [*root.glob("*.refresh-*.partial"), *root.glob("*/*.refresh-*.partial")]
     before = contents(root)
     with tempfile.TemporaryDirectory(prefix="refresh-") as stage:
-        made = build(root, Path(stage))
+        made = build(root, Path(stage), names)
         stale = [path for path, file in made.items() if not is_fresh(file, root / path)]
         if check:
             return stale
-        # Only a rename within a folder is one step; the folder `stage` gives names that no other run has.
+        # Only a rename within a folder is a single step. `stage` gives names that no other run uses.
         partials = {path: root / f"{path}.{Path(stage).name}.partial" for path in stale}
         try:
             for path, partial in partials.items():
                 shutil.copyfile(made[path], partial)
             edited = {path.name for path, _ in before.items() ^ contents(root).items()}
             if stale and edited:
-                raise RefreshError(f"{', '.join(sorted(edited))} was edited meanwhile: refresh again")
+                raise RefreshError(f"{', '.join(sorted(edited))} was edited during the refresh: run it again")
             for path, partial in partials.items():
                 os.replace(partial, root / path)
         except OSError as error:  # a full disk; on Windows also a file that another program has open
-            sys.exit(f"\n{error}\nEvery file is whole, old or new. Put that right and refresh again.")
+            sys.exit(f"\n{error}\nEvery file is complete, old or new. Fix this and refresh again.")
         finally:
             for partial in [*partials.values(), *leftovers]:
                 partial.unlink(missing_ok=True)
@@ -196,19 +240,18 @@ def refresh(root=ROOT, check=False):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit with 1 if anything is stale"
-    )
-    check = parser.parse_args().check
+    parser.add_argument("names", nargs="*", metavar="notebook", help="such as 4.5 or beyond_2 (default: all)")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if any is stale")
+    arguments = parser.parse_args()
     try:
-        stale = refresh(check=check)
+        stale = refresh(names=arguments.names, check=arguments.check)
     except RefreshError as error:
         sys.exit(f"\n{error}\nNothing was changed.")
     for path in stale:
-        print("stale:" if check else "refreshed:", path.as_posix())
+        print("stale:" if arguments.check else "refreshed:", path.as_posix())
     if not stale:
-        print("everything is up to date")
-    sys.exit(1 if check and stale else 0)
+        print("already up to date")
+    sys.exit(1 if arguments.check and stale else 0)
 
 
 if __name__ == "__main__":

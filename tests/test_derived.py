@@ -172,7 +172,7 @@ def test_refresh_derives_everything_and_then_changes_nothing(course):
 
     before = contents(course)
     second = refresh(course)
-    assert "everything is up to date" in second.stdout and contents(course) == before
+    assert "already up to date" in second.stdout and contents(course) == before
     assert refresh(course, "--check").returncode == 0
 
     # A change in the first notebook reaches the second and the picture; --check names all, changes nothing.
