@@ -18,7 +18,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -29,6 +28,8 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from support import memory_growth
+
 import helpers
 from helpers import GELU, GPTModel, MultiHeadAttention, generate, generate_text_simple
 
@@ -116,28 +117,12 @@ def cached_step(model, ids):
     return run
 
 
-def own_memory():
-    """MB that belong to this process alone, without pages of files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1000
-
-
 def peak_memory():
     """Print by how many MB this process grows at most while it generates up to 1,024 tokens."""
-    model, ids, seen, done = GPTModel(CONFIG).eval(), torch.arange(PROMPT)[None], [], threading.Event()
+    model, ids = GPTModel(CONFIG).eval(), torch.arange(PROMPT)[None]
     model.out_head.weight = model.tok_emb.weight
-    start = own_memory()
-
-    def watch():
-        while not done.wait(0.005):
-            seen.append(own_memory() - start)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    generate(model, ids, 1024 - PROMPT, 1024)
-    done.set()
-    watcher.join()
-    print(f"{max(seen):.0f} MB")
+    peak, _ = memory_growth(lambda: generate(model, ids, 1024 - PROMPT, 1024))
+    print(f"{peak:.0f} MB")
 
 
 def processor():

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
-from small import SMALL, ids
+from support import ATTENTION_ARGUMENTS, SMALL, ids
 from torch import nn
 
 import helpers
@@ -35,8 +35,7 @@ from helpers import (
 )
 
 MODEL, BLOCK, NORM = GPTModel(SMALL), TransformerBlock(SMALL), LayerNorm(7)
-ARGUMENTS = {"d_in": 10, "d_out": 24, "context_length": 12, "dropout": 0.1, "num_heads": 3, "qkv_bias": True}
-ATTENTION = MultiHeadAttention(**ARGUMENTS)
+ATTENTION = MultiHeadAttention(**ATTENTION_ARGUMENTS)
 PARTS = nn.ModuleList([MODEL, BLOCK, NORM, ATTENTION])
 
 
@@ -61,7 +60,7 @@ def magnitudes(model):
 
 
 def attention(changes):
-    MultiHeadAttention(**{**ARGUMENTS, **changes})
+    MultiHeadAttention(**{**ATTENTION_ARGUMENTS, **changes})
 
 
 def load(changes):

@@ -6,9 +6,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import SMALL, ids, randn, randomized
-from test_helpers import assert_same_output_and_gradients, attention_by_hand
-from test_properties import SEEDS, models, upto
+from support import (
+    SEEDS,
+    SMALL,
+    assert_same_output_and_gradients,
+    attention_by_hand,
+    ids,
+    models,
+    randn,
+    randomized,
+    upto,
+)
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import SMALL, ids
+from support import SMALL, ids
 
 import helpers
 from helpers import GPT_CONFIG_124M, GPTModel, count_parameters, generate, load_gpt2_weights

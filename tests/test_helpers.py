@@ -5,7 +5,16 @@ import math
 
 import pytest
 import torch
-from small import SMALL, ids, randn, randomized
+from support import (
+    ATTENTION_ARGUMENTS,
+    SMALL,
+    assert_same_output_and_gradients,
+    attention_by_hand,
+    ids,
+    randn,
+    randomized,
+    untied_parameters,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,20 +36,6 @@ from helpers import (
     text_to_token_ids,
     token_ids_to_text,
 )
-
-
-def assert_same_output_and_gradients(module, reference, x, pairs):
-    """Both give the same output, input gradient and gradient of each pair of parameters."""
-    upstream = torch.randn_like(module(x))
-    results = []
-    ours, theirs = ([pair[n] for pair in pairs] for n in (0, 1))
-    for function, parameters in ((module, ours), (reference, theirs)):
-        inputs = x.clone().requires_grad_()
-        y = function(inputs)
-        results.append([y, *torch.autograd.grad(y, [inputs, *parameters], upstream)])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
 
 # 4.1
 
@@ -144,23 +139,7 @@ def test_gradient_magnitudes_are_those_of_backward_and_leave_no_trace():
 
 
 def attention(**changes):
-    arguments = {
-        "d_in": 10,
-        "d_out": 24,
-        "context_length": 12,
-        "dropout": 0.0,
-        "num_heads": 3,
-        "qkv_bias": True,
-    }
-    return MultiHeadAttention(**{**arguments, **changes})
-
-
-def attention_by_hand(q, k, v):
-    """The queries (B, H, T, Dh) belong to the last T of S tokens: each sees them up to its own."""
-    T, S = q.shape[2], k.shape[2]
-    scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])  # (B, H, T, S)
-    later = torch.arange(S) > torch.arange(S - T, S)[:, None]
-    return scores.masked_fill(later, -math.inf).softmax(dim=-1) @ v
+    return MultiHeadAttention(**{**ATTENTION_ARGUMENTS, **changes})
 
 
 def test_attention_equals_that_by_hand():
@@ -347,12 +326,11 @@ def test_same_seed_same_model():
 
 @pytest.mark.parametrize("qkv_bias", [False, True])
 def test_count_parameters_counts_a_shared_tensor_once(qkv_bias):
-    V, T, D, L = (SMALL[key] for key in ("vocab_size", "context_length", "emb_dim", "n_layers"))
-    untied = 2 * V * D + T * D + L * (12 * D**2 + 10 * D + qkv_bias * 3 * D) + 2 * D
-    model = GPTModel({**SMALL, "qkv_bias": qkv_bias})
+    cfg = {**SMALL, "qkv_bias": qkv_bias}
+    model, untied = GPTModel(cfg), untied_parameters(cfg)
     assert count_parameters(model) == untied
     model.out_head.weight = model.tok_emb.weight
-    assert count_parameters(model) == untied - V * D
+    assert count_parameters(model) == untied - SMALL["vocab_size"] * SMALL["emb_dim"]
 
 
 def test_model_takes_the_largest_input_and_int32():

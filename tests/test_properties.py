@@ -7,9 +7,9 @@ draws its numbers from a seed that is part of the example.
 from io import BytesIO
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from small import randn, randomized
+from support import SEEDS, TEXTS, configs, models, randn, randomized, untied_parameters, upto
 from torch import nn
 
 from helpers import (
@@ -26,40 +26,6 @@ from helpers import (
     text_to_token_ids,
     token_ids_to_text,
 )
-
-settings.register_profile("course", derandomize=True, deadline=None, database=None, max_examples=25)
-settings.load_profile("course")
-
-SEEDS = st.integers(0, 2**16)
-
-
-def upto(most, least=1):
-    return st.integers(least, most)
-
-
-@st.composite
-def configs(draw, least_dim=1):
-    """Any small configuration, with at least `least_dim` features."""
-    heads = draw(upto(4))
-    return {
-        "vocab_size": draw(upto(30, least=2)),
-        "context_length": draw(upto(9)),
-        "emb_dim": heads * draw(upto(5, least=-(-least_dim // heads))),
-        "n_heads": heads,
-        "n_layers": draw(upto(3)),
-        "drop_rate": draw(st.sampled_from([0, 0.1, 0.9])),
-        "qkv_bias": draw(st.booleans()),
-    }
-
-
-@st.composite
-def models(draw, least_dim=1):
-    """A configuration, the model it gives with random parameters, and ids of a shape (B, T) that it takes."""
-    cfg = draw(configs(least_dim))
-    model = randomized(GPTModel(cfg), draw(SEEDS))
-    model.tok_emb.weight.data *= 2 * cfg["emb_dim"] ** 0.5  # else the biases decide which token comes next
-    shape = draw(upto(4)), draw(upto(cfg["context_length"]))
-    return cfg, model, torch.randint(0, cfg["vocab_size"], shape)
 
 
 def positions_moved(before, after):
@@ -109,9 +75,7 @@ def test_generation_appends_as_many_tokens_as_asked(example, n, data):
 
 @given(configs())
 def test_the_number_of_parameters_follows_from_the_configuration(cfg):
-    V, T, D, L = (cfg[key] for key in ("vocab_size", "context_length", "emb_dim", "n_layers"))
-    block = 12 * D**2 + 10 * D + cfg["qkv_bias"] * 3 * D
-    assert count_parameters(GPTModel(cfg)) == 2 * V * D + T * D + L * block + 2 * D
+    assert count_parameters(GPTModel(cfg)) == untied_parameters(cfg)
 
 
 # Which positions see which: where a change is not seen, not a bit may differ. At least 3 features, because a
@@ -271,12 +235,7 @@ def test_generation_depends_on_the_last_tokens_only(example, n, data):
         assert torch.equal(generate_text_simple(function, ids[:, -size:], n, size)[:, size:], whole)
 
 
-# Text: any that UTF-8 can write, so no lone surrogates; often with what is easily lost, such as white space,
-# signs that can be written in two ways, and half an end of text
-TRAPS = st.sampled_from(
-    ["  ", "\r\n", "\xa0", "e\u0301", "\ufb01", "I'll", "<|endoftext|", "\U0001f642\u200d"]
-)
-TEXTS = st.lists(TRAPS | st.text(max_size=8), min_size=1).map("".join).filter(bool)
+# Text
 
 
 @given(TEXTS)

