@@ -12,20 +12,31 @@ from pathlib import Path
 import answers
 import pytest
 import torch
+from answers.section_4_2 import ByMoments, ByPyTorch
+from answers.section_4_3 import GELUByExp
+from answers.section_4_5 import BlockInOneLine, HeadByHead, OtherArguments
+from answers.section_4_6 import GPTInOtherStyle
+from answers.section_4_7 import greedy_in_a_list
 from torch import nn
 
 import helpers
 from notebooks import checks
+from notebooks.checks.own_parts import PARTS
+from notebooks.checks.require import SMALL
 
-ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(checks.__file__).parent
 CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "examine")}
+DECLARED = {name: check.mistakes for name, check in CHECKS.items() if hasattr(check, "mistakes")}
+
+
+LINE = r"Exercise (4\.\d|beyond \d)\.\d: .+\n"
 
 
 def say(name, answer):
     """The line that a check prints for an answer."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         assert CHECKS[name](answer) is None
-    assert err.getvalue() == "" and re.fullmatch(r"Exercise 4\.\d\.\d: .+\n", out.getvalue()), name
+    assert err.getvalue() == "" and re.fullmatch(LINE, out.getvalue()), name
     return out.getvalue().strip()
 
 
@@ -34,25 +45,51 @@ def cases(data):
 
 
 @pytest.fixture(scope="module")
-def lines():
-    """What the checks say of every wrong answer."""
+def right():
+    """What the checks say about every right answer."""
+    return {(name, i): say(name, answers.RIGHT[name][i]) for name, i in cases(answers.RIGHT)}
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    """What they say about every wrong one."""
     return {(name, i): say(name, answers.WRONG[name][i][0]) for name, i in cases(answers.WRONG)}
+
+
+@pytest.fixture(scope="module")
+def declared():
+    """And about every mistake that an exercise declares."""
+    return {
+        (name, words): say(name, answer)
+        for name, mistakes in DECLARED.items()
+        for words, answer in mistakes.items()
+    }
 
 
 def test_every_check_has_right_and_wrong_answers():
     assert set(answers.RIGHT) == set(answers.WRONG) == set(CHECKS)
-    assert all(len(wrong) >= 3 for wrong in answers.WRONG.values())
+    assert all(len(answers.WRONG[name]) + len(DECLARED.get(name, ())) >= 3 for name in CHECKS)
 
 
 @pytest.mark.parametrize("name, i", cases(answers.RIGHT))
-def test_right_answers_pass(name, i):
-    assert ": right. " in say(name, answers.RIGHT[name][i])
+def test_right_answers_pass(right, name, i):
+    assert ": right. " in right[name, i]
 
 
 @pytest.mark.parametrize("name, i", cases(answers.WRONG))
-def test_wrong_answers_are_named(lines, name, i):
-    line, words = lines[name, i], answers.WRONG[name][i][1]
+def test_wrong_answers_are_named(wrong, name, i):
+    line, words = wrong[name, i], answers.WRONG[name][i][1]
     assert ": not right yet. " in line and words in line and "The check could not" not in line
+
+
+@pytest.mark.parametrize("name, words", [(name, words) for name in DECLARED for words in DECLARED[name]])
+def test_declared_mistakes_are_named(declared, name, words):
+    assert f": not right yet. {words}" in declared[name, words]
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_the_declared_answer_is_right(name):
+    assert ": right. " in say(name, CHECKS[name].right)
 
 
 # What an answer might do that has nothing to do with the question.
@@ -219,14 +256,8 @@ def test_a_check_leaves_the_random_numbers_and_threads_alone():
 
 
 def literals(tree):
-    """Texts of checks.py that a reader may be told, each without what is filled in."""
+    """Texts of a module that a reader may be told, each without what is filled in."""
     silent = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}  # docstrings
-    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
-        name = getattr(call.func, "id", "")
-        if name == "exercise":
-            silent |= {id(argument) for argument in call.args}
-        if name == "compare":  # what was put in
-            silent |= {id(argument) for argument in call.args[3:]}
     return {
         node.value
         for node in ast.walk(tree)
@@ -235,29 +266,42 @@ def literals(tree):
     }
 
 
-def test_every_mistake_that_a_check_can_name_is_made_by_an_answer(lines):
-    source = (ROOT / "notebooks" / "checks.py").read_text(encoding="utf-8")
-    said = "\n".join(lines.values()) + "\n".join(
-        say(n, a) for n in ("gelu", "embed") for a in (..., *ODD.values())
-    )
+MODULES = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in ("__init__", "own_parts")]
+
+
+def test_every_mistake_that_a_check_can_name_is_made_by_an_answer(right, wrong, declared):
+    odd = [say(name, answer) for name in ("gelu", "embed") for answer in (..., *ODD.values())]
+    said = "\n".join([*right.values(), *wrong.values(), *declared.values(), *odd])
     said += "You interrupted the check."  # in a test of its own
     never = {
-        text for text in literals(ast.parse(source.split("# ---- Your own")[0])) if text.strip() not in said
+        (path.stem, text)
+        for path in MODULES
+        for text in literals(ast.parse(path.read_text(encoding="utf-8")))
+        if text.strip() not in said
     }
     assert never == set()
+
+
+def test_a_section_builds_on_no_other_section():
+    for path in FOLDER.glob("section_*.py"):
+        imports = [
+            n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)
+        ]
+        assert {n.module for n in imports if n.level} <= {"require", "runner"}
+        assert not any("checks" in n.module for n in imports if not n.level)
 
 
 # Your own classes through the course
 
 
 OWN = {
-    "LayerNorm": answers.ByMoments,
-    "GELU": answers.GELUByExp,
+    "LayerNorm": ByMoments,
+    "GELU": GELUByExp,
     "FeedForward": type("OwnFeedForward", (helpers.FeedForward,), {}),
-    "MultiHeadAttention": answers.HeadByHead,
-    "TransformerBlock": answers.BlockInOneLine,
-    "GPTModel": answers.GPTInOtherStyle,
-    "generate_text_simple": answers.greedy_in_a_list,
+    "MultiHeadAttention": HeadByHead,
+    "TransformerBlock": BlockInOneLine,
+    "GPTModel": GPTInOtherStyle,
+    "generate_text_simple": greedy_in_a_list,
 }
 
 
@@ -275,22 +319,21 @@ def notebook(monkeypatch):
 def test_use_puts_your_parts_everywhere_and_takes_them_back(notebook, capsys):
     shipped, defined = {name: getattr(helpers, name) for name in OWN}, notebook.LayerNorm
     torch.manual_seed(5)
-    reference, ids = helpers.GPTModel(checks.SMALL).eval(), torch.tensor([[3, 1, 4]])
+    reference, ids = helpers.GPTModel(SMALL).eval(), torch.tensor([[3, 1, 4]])
 
     checks.use(**OWN)
-    assert capsys.readouterr().out.count("used from here on") == len(OWN) == len(checks.PARTS)
+    assert capsys.readouterr().out.count("used from here on") == len(OWN) == len(PARTS)
     for name, own in OWN.items():
-        used = getattr(helpers, name)  # a subclass where own knows no cache
-        assert getattr(notebook, name, used) is used and (used is own or issubclass(used, own))
-    model = notebook.GPTModel(checks.SMALL).eval()
+        assert getattr(helpers, name) is own and getattr(notebook, name, own) is own
+    model = notebook.GPTModel(SMALL).eval()
     for part in ("LayerNorm", "GELU", "FeedForward", "MultiHeadAttention", "TransformerBlock", "GPTModel"):
         assert any(isinstance(module, OWN[part]) for module in model.modules()), part
     assert not any(type(module) in shipped.values() for module in model.modules())
     model.load_state_dict(reference.state_dict())
     torch.testing.assert_close(model(ids), reference(ids))
     for name, own in OWN.items():  # the checks still know what is right, and a second use is no harm
-        assert say(checks.PARTS[name].examine.__name__, own).split(": ")[1].startswith("right")
-    checks.use(LayerNorm=answers.ByPyTorch)
+        assert say(PARTS[name].examine.__name__, own).split(": ")[1].startswith("right")
+    checks.use(LayerNorm=ByPyTorch)
 
     checks.use_shipped()
     assert all(getattr(helpers, name) is part for name, part in shipped.items())
@@ -306,14 +349,14 @@ def test_use_takes_only_what_passes(notebook, capsys):
             {"LayerNorm": answers.WRONG["layer_norm"][0][0]},
             "LayerNorm: not right yet. Ours stays. Mean and variance",
         ),
-        ({"MultiHeadAttention": answers.OtherArguments}, "got an unexpected keyword argument 'd_in'"),
+        ({"MultiHeadAttention": OtherArguments}, "got an unexpected keyword argument 'd_in'"),
         ({"LayerNorm": ...}, "LayerNorm: not attempted yet. Ours stays."),
-        ({"Layernorm": answers.ByMoments}, "There is no part 'Layernorm' to replace; there are LayerNorm,"),
-        ({"LayerNorm": answers.ByMoments, "GELU": None}, "GELU: not right yet."),
+        ({"Layernorm": ByMoments}, "There is no part 'Layernorm' to replace; there are LayerNorm,"),
+        ({"LayerNorm": ByMoments, "GELU": None}, "GELU: not right yet."),
     ):
         checks.use(**own)
         assert words in capsys.readouterr().out
         assert helpers.GELU is gelu
-    assert helpers.LayerNorm is answers.ByMoments  # the last one passed, its neighbour did not
+    assert helpers.LayerNorm is ByMoments  # the last one passed, its neighbour did not
     checks.use_shipped()
     assert helpers.LayerNorm is shipped
