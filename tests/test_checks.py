@@ -27,8 +27,6 @@ from notebooks.checks.require import SMALL
 FOLDER = Path(checks.__file__).parent
 CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "examine")}
 DECLARED = {name: check.mistakes for name, check in CHECKS.items() if hasattr(check, "mistakes")}
-
-
 LINE = r"Exercise (4\.\d|beyond \d)\.\d: .+\n"
 
 
@@ -340,6 +338,21 @@ def test_use_puts_your_parts_everywhere_and_takes_them_back(notebook, capsys):
     assert notebook.LayerNorm is defined and notebook.GPTModel is shipped["GPTModel"]
     checks.use_shipped()
     assert "nothing was replaced" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_with_one_part_of_yours_gives_the_same_logits_and_text(notebook, name, capsys):
+    prompt = torch.tensor([[3, 1, 4]])
+    torch.manual_seed(5)
+    reference = helpers.GPTModel(SMALL).eval()
+    logits, text = reference(prompt), helpers.generate_text_simple(reference, prompt, 12, 12)
+
+    checks.use(**{name: OWN[name]})
+    assert capsys.readouterr().out.startswith(f"{name}: right, and used from here on")
+    model = helpers.GPTModel(SMALL).eval()
+    model.load_state_dict(reference.state_dict())
+    torch.testing.assert_close(model(prompt), logits)
+    assert torch.equal(helpers.generate_text_simple(model, prompt, 12, 12), text)
 
 
 def test_use_takes_only_what_passes(notebook, capsys):

@@ -19,12 +19,17 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FENCE = re.compile(r"```python\n(.*?)```", re.S)
 
 
+def section(path):
+    """What the numbers of a notebook's exercises begin with: "4.6", or "beyond 3"."""
+    return re.match(r"4\.\d|beyond_\d", path.name)[0].replace("_", " ")
+
+
 def exercises(path):
     """The exercises of a notebook by number: task, stub, check and solution cell."""
     cells = nbformat.read(path, as_version=4).cells
     found = {}
     for place, cell in enumerate(cells):
-        number = re.search(r"^### Exercise (4\.\d\.\d): \S", cell.source, re.M)
+        number = re.search(r"^### Exercise ((?:4\.\d|beyond \d)\.\d): \S", cell.source, re.M)
         if cell.cell_type == "markdown" and number:
             found[number[1]] = cells[place : place + 4]
     return found
@@ -34,10 +39,11 @@ ALL = {number: (path, cells) for path in PATHS for number, cells in exercises(pa
 each = pytest.mark.parametrize("number", ALL)
 
 
-def test_each_notebook_has_three_to_six_numbered_from_one():
-    for path in PATHS:
-        found = list(exercises(path))
-        assert found == [f"{path.name[:3]}.{n}" for n in range(1, len(found) + 1)] and 3 <= len(found) <= 6
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_exercises_are_numbered_from_one(path):
+    found = list(exercises(path))
+    assert found == [f"{section(path)}.{n}" for n in range(1, len(found) + 1)]
+    assert (0 if path.name.startswith("beyond") else 3) <= len(found) <= 6
 
 
 def test_each_check_has_its_exercise():
@@ -67,11 +73,12 @@ def test_the_minutes_add_up(path):
         int(re.search(r"\*\*Time\*\* (\d+)", cells[0].source)[1]) for cells in exercises(path).values()
     ]
     head = nbformat.read(path, as_version=4).cells[0].source
-    lesson = re.search(rf"\*\*Time:\*\* (\d+) minutes, and {sum(minutes)} for the exercises\.", head)[1]
+    more = f", and {sum(minutes)} for the exercises" if minutes else ""
+    lesson = re.search(rf"\*\*Time:\*\* (\d+) minutes{more}\.", head)[1]
     row = next(
         line for line in (ROOT / "README.md").read_text().splitlines() if f"(notebooks/{path.name})" in line
     )
-    assert row.endswith(f"| {lesson} + {sum(minutes)} |")
+    assert row.endswith(f"| {lesson} + {sum(minutes)} |" if minutes else f"| {lesson} |")
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +126,8 @@ def test_the_larger_sizes_are_those_in_the_solution(namespaces, capsys):
 
 def test_a_whole_notebook_on_your_own_parts():
     """What 4.6 says: the solutions of 4.2 to 4.5 in a new cell, `use` in the next, and the same outputs."""
-    path = PATHS[5]
-    recipe, use = FENCE.findall(ALL["4.6.1"][1][0].source)
+    path, (task, *_) = ALL["4.6.1"]
+    recipe, use = FENCE.findall(task.source)
     use = use.replace(")", ", MultiHeadAttention=MyMultiHeadAttention, TransformerBlock=MyTransformerBlock)")
     for number in ("4.2.3", "4.3.3", "4.3.4", "4.5.4", "4.5.5"):
         recipe += "\n\n" + FENCE.search(ALL[number][1][3].source)[1]

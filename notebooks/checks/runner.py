@@ -99,10 +99,8 @@ def judge(examine, answer):
 
 def describe_error(error):
     """What an answer raised, and at which of its lines."""
-    checks, torch_folder, python = (
-        str(Path(file).parent) for file in (__file__, torch.__file__, threading.__file__)
-    )
-    libraries = (checks, helpers.__file__, torch_folder, python)
+    folders = (str(Path(file).parent) for file in (__file__, torch.__file__, threading.__file__))
+    libraries = (helpers.__file__, *folders)  # none of their lines is the reader's
     stack = traceback.extract_tb(error.__traceback__)
     lines = [frame.line for frame in stack if not frame.filename.startswith(libraries)]
     try:

@@ -274,9 +274,8 @@ def multi_head_attention(answer):
 
     require_equal(result, out(merge(context)), mistakes, "With random weights", otherwise=look_further)
 
-    narrow = randomized(
-        require_module(answer, 6, D, 12, 0.0, H)
-    )  # d_in is not d_out, another number of tokens
+    # Now d_in is not d_out, and the number of tokens is another.
+    narrow = randomized(require_module(answer, 6, D, 12, 0.0, H))
 
     def reference(x):
         q, k, v = (
