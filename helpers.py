@@ -2,6 +2,8 @@
 
 Exported from the notebooks by `python notebooks/refresh.py`: change the notebook, not this file.
 Shapes: B batch, T tokens, D embedding, H heads, Dh per head, V vocabulary.
+A value that is not allowed raises TypeError or ValueError, which state it and what is allowed (the `check_`
+functions of 4.1); a key that a configuration lacks is a KeyError, and keys that nobody reads are ignored.
 """
 
 # ---- 4.1 The architecture of a large language model (notebooks/4.1_llm_architecture.ipynb) -----------------
@@ -72,7 +74,7 @@ GPT2_CONFIGS = {  # the four released sizes
 
 
 def check_sizes(least=1, **sizes):
-    """Raise TypeError or ValueError unless every size is an integer that is at least `least`."""
+    """Sizes must be integers of at least `least`."""
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(f"{name} must be an integer, got {size!r}")
@@ -81,7 +83,7 @@ def check_sizes(least=1, **sizes):
 
 
 def check_rate(**rates):
-    """Raise TypeError or ValueError unless every rate is a number in [0, 1)."""
+    """Dropout rates must be numbers in [0, 1)."""
     for name, rate in rates.items():
         if not isinstance(rate, (int, float)) or isinstance(rate, bool):
             raise TypeError(f"{name} must be a number, got {rate!r}")
@@ -89,24 +91,105 @@ def check_rate(**rates):
             raise ValueError(f"{name} must be at least 0 and below 1, got {rate}")
 
 
+def check_switch(**switches):
+    """Switches must be True or False."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_divisible(**sizes):
+    """The first of two sizes must be a multiple of the second."""
+    (name, size), (other, divisor) = sizes.items()
+    if size % divisor:
+        raise ValueError(f"{name} must be divisible by {other}, got {size} and {divisor}")
+
+
+def check_attention(d_in, d_out, context_length, dropout, num_heads, qkv_bias):
+    """The arguments of MultiHeadAttention (4.5)."""
+    check_sizes(d_in=d_in, d_out=d_out, context_length=context_length, num_heads=num_heads)
+    check_divisible(d_out=d_out, num_heads=num_heads)
+    check_rate(dropout=dropout)
+    check_switch(qkv_bias=qkv_bias)
+
+
 def check_config(cfg):
-    """Raise TypeError or ValueError unless `cfg` has the keys of GPT_CONFIG_124M and possible values."""
-    if not isinstance(cfg, dict):
-        raise TypeError(f"a configuration must be a dict, got {cfg!r}")
-    missing = [key for key in GPT_CONFIG_124M if key not in cfg]
-    unknown = [key for key in cfg if key not in GPT_CONFIG_124M]
-    if missing or unknown:
-        raise ValueError(
-            f"a configuration has the keys {list(GPT_CONFIG_124M)}; missing {missing}, unknown {unknown}"
-        )
-    check_sizes(
-        **{key: cfg[key] for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")}
-    )
-    if cfg["emb_dim"] % cfg["n_heads"]:
-        raise ValueError(f"emb_dim must be divisible by n_heads, got {cfg['emb_dim']} and {cfg['n_heads']}")
+    """The seven settings of GPTModel (4.6); other keys are ignored."""
+    names = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")
+    check_sizes(**{name: cfg[name] for name in names})
+    check_divisible(emb_dim=cfg["emb_dim"], n_heads=cfg["n_heads"])
     check_rate(drop_rate=cfg["drop_rate"])
-    if not isinstance(cfg["qkv_bias"], bool):
-        raise TypeError(f"qkv_bias must be True or False, got {cfg['qkv_bias']!r}")
+    check_switch(qkv_bias=cfg["qkv_bias"])
+
+
+def check_network(layer_sizes, use_shortcut):
+    """The arguments of ExampleDeepNeuralNetwork (4.4)."""
+    if not isinstance(layer_sizes, (list, tuple)):
+        raise TypeError(f"layer_sizes must be a list or a tuple, got {layer_sizes!r}")
+    if len(layer_sizes) < 2:
+        raise ValueError(f"layer_sizes needs an input and an output size, got {layer_sizes!r}")
+    check_sizes(**{f"layer_sizes[{i}]": size for i, size in enumerate(layer_sizes)})  # each by its name
+    check_switch(use_shortcut=use_shortcut)
+
+
+def check_width(x, width):
+    """The last dimension of `x` must have `width` features."""
+    if x.shape[-1] != width:
+        raise ValueError(f"the input must have {width} features, got shape {tuple(x.shape)}")
+
+
+def check_sequence(x, context_length):
+    """Token vectors must have the shape (B, T, D), with T at most `context_length`."""
+    if x.ndim != 3:
+        raise ValueError(f"the input must have shape (B, T, d_in), got {tuple(x.shape)}")
+    if x.shape[1] > context_length:
+        raise ValueError(f"got a sequence of {x.shape[1]} tokens, context_length is only {context_length}")
+
+
+def check_token_ids(ids, vocab_size=None, context_length=None):
+    """Token ids must be an integer tensor (B, T), neither of them 0, and within the model's limits."""
+    if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int32, torch.int64):
+        given = ids.dtype if isinstance(ids, torch.Tensor) else type(ids).__name__
+        raise TypeError(f"token ids must be a tensor of int64 or int32, got {given}")
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise ValueError(f"token ids must have shape (B, T) with B and T at least 1, got {tuple(ids.shape)}")
+    if context_length is not None and ids.shape[1] > context_length:
+        raise ValueError(f"got a sequence of {ids.shape[1]} tokens, context_length is only {context_length}")
+    if vocab_size is None or torch.compiler.is_compiling() or ids.device.type != "cpu":
+        return
+    try:
+        low, high = ids.min().item(), ids.max().item()
+    except RuntimeError:  # inside vmap a tensor stands for many
+        return
+    if low < 0 or high >= vocab_size:
+        raise ValueError(f"token ids must lie in 0 ... {vocab_size - 1}, got ids from {low} to {high}")
+
+
+def check_text(text):
+    """A text must be a str with at least one character."""
+    if not isinstance(text, str):
+        raise TypeError(f"the text must be a str, got {type(text).__name__}")
+    if not text:
+        raise ValueError("the text must have at least one character, got ''")
+
+
+def check_generation(idx, max_new_tokens, context_size, eos_id=None):
+    """The arguments of the loops that generate text (4.7)."""
+    check_token_ids(idx)
+    check_sizes(context_size=context_size)
+    check_sizes(least=0, max_new_tokens=max_new_tokens, **({} if eos_id is None else {"eos_id": eos_id}))
+
+
+def check_sampling(temperature, top_k, top_p):
+    """The arguments that shape how a token is drawn (4.7)."""
+    for name, value in (("temperature", temperature), ("top_p", 1 if top_p is None else top_p)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    check_sizes(top_k=1 if top_k is None else top_k)
 
 
 # ---- 4.2 Layer normalization (notebooks/4.2_layer_normalization.ipynb) -------------------------------------
@@ -218,40 +301,16 @@ def gradient_magnitudes(model, x):
 
 # ---- 4.5 Attention and linear layers in a transformer block (notebooks/4.5_transformer_block.ipynb) --------
 
-def causal_attention(q, k, v, dropout=0.0):
-    """Causal attention in each head, by PyTorch: softmax(q k^T / sqrt(Dh) + mask) v.
-
-    With more keys than queries, the queries belong to the last tokens. `dropout` acts on the weights.
-    Shape: q (B, H, T, Dh), k and v (B, H, S, Dh) with S >= T -> (B, H, T, Dh).
-    Source: Vaswani and others (2017), https://arxiv.org/abs/1706.03762, section 3.2.1.
-    """
-    T, S = q.shape[2], k.shape[2]
-    mask = None  # a single query, the last, sees all keys; as many queries as keys are a case PyTorch knows
-    if T not in (1, S):
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)  # True: may look
-    return nn.functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S
-    )
-
-
 class MultiHeadAttention(nn.Module):
-    """Causal self-attention: in each head, each token takes a weighted average of itself and earlier ones.
+    """Causal self-attention: in each head, a token averages the values of itself and of earlier tokens.
 
-    With a `cache` (4.7), `x` continues the tokens whose keys and values are in it, and its own are added.
     Shape: (B, T, d_in) -> (B, T, d_out); Dh = d_out / num_heads.
-    Raises TypeError or ValueError for sizes that are not positive integers, a d_out that num_heads does not
-    divide, or a dropout outside [0, 1); ValueError for an input not 3-D or longer than context_length.
     Source: Vaswani and others (2017), https://arxiv.org/abs/1706.03762, section 3.2.
     """
 
     def __init__(self, d_in, d_out, context_length, dropout, num_heads, qkv_bias=False):
         super().__init__()
-        check_sizes(d_in=d_in, d_out=d_out, context_length=context_length, num_heads=num_heads)
-        check_rate(dropout=dropout)
-        if d_out % num_heads:
-            raise ValueError(f"d_out must be divisible by num_heads, got {d_out} and {num_heads}")
-        if not isinstance(qkv_bias, bool):
-            raise TypeError(f"qkv_bias must be True or False, got {qkv_bias!r}")
+        check_attention(d_in, d_out, context_length, dropout, num_heads, qkv_bias)
         self.context_length = context_length
         self.num_heads = num_heads
         self.head_dim = d_out // num_heads
@@ -261,45 +320,33 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = nn.Linear(d_out, d_out)
         self.dropout = nn.Dropout(dropout)
 
-    def split_heads(self, x):
+    def forward(self, x):
+        check_sequence(x, self.context_length)
         B, T, _ = x.shape
-        return x.view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, Dh)
-
-    def forward(self, x, cache=None):
-        if x.ndim != 3:
-            raise ValueError(f"the input must have shape (B, T, d_in), got {tuple(x.shape)}")
-        B, T, _ = x.shape
-        total = T if cache is None else cache.length + T
-        if total > self.context_length:
-            raise ValueError(
-                f"cannot attend over {total} tokens, context_length is only {self.context_length}"
-            )
-        q, k, v = (self.split_heads(project(x)) for project in (self.W_query, self.W_key, self.W_value))
-        if cache is not None:
-            k, v = cache.append(k, v)  # those of all tokens so far
+        q, k, v = (
+            project(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, Dh)
+            for project in (self.W_query, self.W_key, self.W_value)
+        )
+        # softmax(q k^T / sqrt(Dh) + causal mask) v, with dropout on the weights, and no T x T table in memory
         rate = self.dropout.p if self.dropout.training else 0.0
-        context = causal_attention(q, k, v, rate)  # (B, H, T, Dh)
+        context = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         context = context.transpose(1, 2).reshape(B, T, -1)  # heads side by side again: (B, T, d_out)
         return self.out_proj(context)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        state_dict.pop(prefix + "mask", None)  # the book's attention saves its mask; ours makes it anew
+        state_dict.pop(prefix + "mask", None)  # the book's attention saves its mask; ours needs none
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class TransformerBlock(nn.Module):
-    """A block of GPT-2: attention, then a feed-forward network, each behind a norm and with a shortcut.
+    """A block of GPT-2: attention, then the feed-forward network, each on a normalized copy, added to x.
 
-    `cache` is handed on to attention.
     Shape: (B, T, D) -> (B, T, D), with D = cfg["emb_dim"].
-    Raises TypeError or ValueError for an impossible configuration (see check_config), ValueError for a
-    sequence longer than cfg["context_length"].
     Source: Radford and others (2019), "Language Models are Unsupervised Multitask Learners", section 2.3.
     """
 
     def __init__(self, cfg):
         super().__init__()
-        check_config(cfg)
         self.att = MultiHeadAttention(
             d_in=cfg["emb_dim"],
             d_out=cfg["emb_dim"],
@@ -313,39 +360,18 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(cfg["emb_dim"])
         self.drop_shortcut = nn.Dropout(cfg["drop_rate"])
 
-    def forward(self, x, cache=None):
-        x = x + self.drop_shortcut(self.att(self.norm1(x), cache))  # between tokens
+    def forward(self, x):
+        x = x + self.drop_shortcut(self.att(self.norm1(x)))  # between tokens
         x = x + self.drop_shortcut(self.ff(self.norm2(x)))  # within each token
         return x
 
 
 # ---- 4.6 Coding the GPT model (notebooks/4.6_gpt_model.ipynb) ----------------------------------------------
 
-def check_token_ids(ids, vocab_size=None):
-    """Raise TypeError or ValueError unless `ids` is an integer tensor of shape (B, T), neither of them 0.
-
-    With a `vocab_size`, the ids must lie in the vocabulary as well.
-    """
-    if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int32, torch.int64):
-        given = ids.dtype if isinstance(ids, torch.Tensor) else type(ids).__name__
-        raise TypeError(f"token ids must be a tensor of int64 or int32, got {given}")
-    if ids.ndim != 2 or ids.numel() == 0:
-        raise ValueError(f"token ids must have shape (B, T) with B and T at least 1, got {tuple(ids.shape)}")
-    if vocab_size is None or ids.is_meta:  # a meta tensor has no values
-        return
-    low, high = ids.min().item(), ids.max().item()
-    if low < 0 or high >= vocab_size:
-        raise ValueError(f"token ids must lie in 0 ... {vocab_size - 1}, got ids from {low} to {high}")
-
-
 class GPTModel(nn.Module):
     """GPT-2: embeddings, a stack of transformer blocks, a final norm, and a head that scores every token.
 
-    With a `cache` (4.7: one KVCache for each block), the ids continue the tokens that are in it. `last_only`
-    scores the last position alone: (B, T) -> (B, 1, V).
     Shape: (B, T) token ids -> (B, T, V) logits.
-    Raises TypeError or ValueError for an impossible configuration (see check_config) and for token ids that
-    are not integers of shape (B, T); ValueError for ids outside the vocabulary or a T above context_length.
     Source: Radford and others (2019), "Language Models are Unsupervised Multitask Learners", section 2.3.
     """
 
@@ -359,20 +385,13 @@ class GPTModel(nn.Module):
         self.final_norm = LayerNorm(cfg["emb_dim"])
         self.out_head = nn.Linear(cfg["emb_dim"], cfg["vocab_size"], bias=False)
 
-    def forward(self, in_idx, cache=None, last_only=False):
-        check_token_ids(in_idx, self.tok_emb.num_embeddings)
-        if cache is not None and len(cache) != len(self.trf_blocks):
-            raise ValueError(f"{len(self.trf_blocks)} blocks need as many caches, got {len(cache)}")
-        start = 0 if cache is None else cache[0].length
-        end, limit = start + in_idx.shape[1], self.pos_emb.num_embeddings
-        if end > limit:
-            raise ValueError(f"cannot process a sequence of {end} tokens, context_length is only {limit}")
-        positions = torch.arange(start, end, device=in_idx.device)  # (T,)
+    def forward(self, in_idx):
+        check_token_ids(in_idx, self.tok_emb.num_embeddings, self.pos_emb.num_embeddings)
+        positions = torch.arange(in_idx.shape[1], device=in_idx.device)  # (T,)
         x = self.tok_emb(in_idx) + self.pos_emb(positions)  # (B, T, D) + (T, D) -> (B, T, D)
         x = self.drop_emb(x)
-        for i, block in enumerate(self.trf_blocks):
-            x = block(x) if cache is None else block(x, cache[i])
-        x = self.final_norm(x[:, -1:] if last_only else x)
+        x = self.trf_blocks(x)
+        x = self.final_norm(x)
         return self.out_head(x)  # (B, T, V)
 
 
@@ -381,22 +400,33 @@ def count_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
+def tie_weights(model):
+    """Make the output head of a GPTModel share the token embedding's tensor; its own weights are dropped.
+
+    A state dict doesn't say that its two tensors are one, so tie a model before you load a tied one into it.
+    Source: Press and Wolf (2017), https://arxiv.org/abs/1608.05859.
+    """
+    head, embedding = tuple(model.out_head.weight.shape), tuple(model.tok_emb.weight.shape)
+    if head != embedding:
+        raise ValueError(
+            f"out_head has the shape {head} and tok_emb {embedding}; to be tied they must be equal"
+        )
+    model.out_head.weight = model.tok_emb.weight  # one tensor, two names
+
+
 # ---- 4.7 Generating text (notebooks/4.7_generating_text.ipynb) ---------------------------------------------
 
 def text_to_token_ids(text, tokenizer):
-    """Token ids of `text` as a tensor of shape (1, T). Raises TypeError or ValueError unless it is text."""
-    if not isinstance(text, str):
-        raise TypeError(f"the text must be a str, got {type(text).__name__}")
-    if not text:
-        raise ValueError("the text must have at least one character, got ''")
+    """Token ids of `text`, as a tensor of shape (1, T)."""
+    check_text(text)
     return torch.tensor([tokenizer.encode(text, allowed_special={"<|endoftext|>"})])
 
 
 def token_ids_to_text(ids, tokenizer):
-    """The text of token ids of shape (1, T) or (T,). Raises TypeError or ValueError for anything else."""
+    """The text of one sequence of token ids, of shape (1, T) or (T,)."""
     ids = ids[None] if isinstance(ids, torch.Tensor) and ids.ndim == 1 else ids
     check_token_ids(ids, tokenizer.n_vocab)
-    if ids.shape[0] != 1:
+    if len(ids) != 1:
         raise ValueError(f"one sequence of shape (1, T) can be decoded at a time, got {tuple(ids.shape)}")
     return tokenizer.decode(ids[0].tolist())
 
@@ -407,13 +437,9 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 
     The model sees the last `context_size` tokens. Call `model.eval()` first, or dropout makes it random.
     Shape: (B, T) -> (B, T + max_new_tokens); `idx` itself is left as it is.
-    Raises TypeError or ValueError for ids that are not integers of shape (B, T), a negative max_new_tokens or
-    a context_size below 1; the model raises ValueError for ids outside its vocabulary or too many tokens.
     Source: Raschka, "Build a Large Language Model (From Scratch)", section 4.7.
     """
-    check_token_ids(idx)
-    check_sizes(context_size=context_size)
-    check_sizes(least=0, max_new_tokens=max_new_tokens)
+    check_generation(idx, max_new_tokens, context_size)
     for _ in range(max_new_tokens):
         logits = model(idx[:, -context_size:])  # (B, T, V)
         idx_next = logits[:, -1, :].argmax(dim=-1, keepdim=True)  # (B, 1)
@@ -421,129 +447,48 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
     return idx
 
 
-class KVCache:
-    """The keys and values of one attention layer, for the tokens so far. It takes its memory once, all of it.
+def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
+    """The distribution of the next token: softmax(logits / temperature), cut to top_k and top_p.
 
-    `length` is the number of tokens in it. Raises TypeError or ValueError unless max_tokens is a positive
-    integer.
-    Shape: keys and values (B, H, max_tokens, Dh).
-    Source: Pope and others (2022), https://arxiv.org/abs/2211.05102, section 2.
-    """
-
-    def __init__(self, max_tokens):
-        check_sizes(max_tokens=max_tokens)
-        self.max_tokens, self.length = max_tokens, 0
-        self.keys = self.values = None
-
-    def append(self, keys, values):
-        """Add the next tokens' keys and values (B, H, T, Dh); return those of all so far, without a copy.
-
-        Raises ValueError, and adds nothing, if they do not fit.
-        """
-        B, H, T, Dh = keys.shape
-        start, end = self.length, self.length + T
-        if end > self.max_tokens:
-            raise ValueError(f"the cache has room for {self.max_tokens} tokens, not for {end}")
-        if self.keys is None:
-            self.keys, self.values = (t.new_empty(B, H, self.max_tokens, Dh) for t in (keys, values))
-        if keys.shape[:2] != self.keys.shape[:2]:
-            raise ValueError(f"the cache is for (B, H) = {tuple(self.keys.shape[:2])}, got {(B, H)}")
-        self.keys.narrow(2, start, T).copy_(keys)  # the same as keys[:, :, start:end], and quicker
-        self.values.narrow(2, start, T).copy_(values)
-        self.length = end
-        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
-
-
-def single_token_step(model):
-    """`model` in eval mode as a function (ids, caches) -> logits, for one new token in each row.
-
-    It calls PyTorch's functions on the model's own tensors, which saves the way through the modules. For a
-    model with hooks, or with parts that are not the course's, it is the ordinary call.
-    Shape: (B, 1) -> (B, V).
-    """
-    home = count_parameters.__module__  # the file with the course's classes; a reader's are in another
-    plain = (nn.Linear, nn.Embedding, nn.Dropout, nn.Sequential)
-    for m in model.modules():
-        foreign = type(m) not in plain and type(m).__module__ != home
-        if foreign or m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m):
-            return lambda ids, caches: model(ids, caches)[:, -1]
-
-    def norm(layer):
-        return layer.scale.shape, layer.scale, layer.shift, layer.eps
-
-    def linear(layer):  # for torch.addmm; a transposed weight is a view, not a copy
-        bias = layer.weight.new_zeros(()) if layer.bias is None else layer.bias
-        return bias, layer.weight.T
-
-    def tensors(block):
-        att, (wide, _, narrow) = block.att, block.ff.layers
-        attention = [linear(layer) for layer in (att.W_query, att.W_key, att.W_value, att.out_proj)]
-        return norm(block.norm1), *attention, norm(block.norm2), linear(wide), linear(narrow)
-
-    blocks, att = [tensors(block) for block in model.trf_blocks], model.trf_blocks[0].att
-    tok_emb, pos_emb = model.tok_emb.weight, model.pos_emb.weight
-    final_norm, out_head = norm(model.final_norm), linear(model.out_head)
-
-    def project(x, bias_and_weight):
-        bias, weight = bias_and_weight
-        return torch.addmm(bias, x, weight)
-
-    def step(ids, caches):
-        x = tok_emb[ids[:, 0]] + pos_emb[caches[0].length]  # (B, D)
-        heads = (len(x), att.num_heads, 1, att.head_dim)  # (B, H, 1, Dh)
-        for (norm1, query, key, value, out_proj, norm2, wide, narrow), past in zip(
-            blocks, caches, strict=True
-        ):
-            h = torch.layer_norm(x, *norm1)
-            q, k, v = (project(h, layer).view(heads) for layer in (query, key, value))
-            k, v = past.append(k, v)  # (B, H, S, Dh)
-            context = nn.functional.scaled_dot_product_attention(q, k, v).flatten(1)  # (B, D)
-            x = x + project(context, out_proj)
-            h = nn.functional.gelu(project(torch.layer_norm(x, *norm2), wide), approximate="tanh")
-            x = x + project(h, narrow)
-        return project(torch.layer_norm(x, *final_norm), out_head)  # (B, V)
-
-    return step
-
-
-def next_token_probabilities(logits, temperature=1.0, top_k=None):
-    """The distribution from which the next token is drawn: softmax(logits / temperature) over the top_k best.
-
-    Of equal logits at the edge all take part. `temperature` is above 0 and `top_k` at least 1.
+    Of equal logits at the edge of the top k, all take part. Half precision is too coarse: it becomes float32.
     Shape: (B, V) -> (B, V).
-    Source: Fan, Lewis and Dauphin (2018), https://arxiv.org/abs/1805.04833, section 5.4, for top-k.
+    Source: Fan and others (2018), https://arxiv.org/abs/1805.04833, section 5.4, for top-k; Holtzman and
+    others (2020), https://arxiv.org/abs/1904.09751, section 3.1, for top-p.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits - logits.amax(dim=-1, keepdim=True)  # the best at 0, so that no division overflows
     if top_k is not None:
         lowest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < lowest_kept, float("-inf"))
-    return (logits / temperature).softmax(dim=-1)
+    probabilities = (logits / temperature).softmax(dim=-1)
+    if top_p is not None and top_p < 1:
+        best, order = probabilities.sort(dim=-1, descending=True)
+        cut = best.cumsum(dim=-1) - best >= top_p  # the better ones reach top_p without this one
+        probabilities = probabilities.masked_fill(cut.scatter(-1, order, cut), 0.0)
+        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+    return probabilities
 
 
-def next_token(logits, temperature, top_k, generator):
-    """The token with the highest logit at temperature 0, else one drawn. Shape: (B, V) -> (B, 1)."""
-    if temperature == 0:
-        return logits.argmax(dim=-1, keepdim=True)
-    return torch.multinomial(next_token_probabilities(logits, temperature, top_k), 1, generator=generator)
+@torch.no_grad()
+def stream_tokens(model, idx, context_size, temperature=0.0, top_k=None, top_p=None, generator=None):
+    """Yield the next token of each row of `idx`, then the one after it, and so on: tensors of shape (B, 1).
+
+    `model` is anything that maps (B, T) ids to (B, T, V) logits. The other arguments are `generate`'s.
+    """
+    while True:
+        logits = model(idx[:, -context_size:])[:, -1]  # (B, V)
+        if logits.isnan().any():
+            raise ValueError("the model's logits are nan")
+        if temperature == 0:
+            idx_next = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
+        else:
+            probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+            idx_next = torch.multinomial(probabilities, 1, generator=generator)
+        yield idx_next
+        idx = torch.cat((idx, idx_next), dim=1)
 
 
-def check_sampling(vocab_size, temperature, top_k, eos_id, generator, callback):
-    """Raise TypeError or ValueError unless these are what `generate` can work with."""
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature must be a number, got {temperature!r}")
-    if temperature != 0 and not 1e-3 <= temperature <= 1e3:
-        raise ValueError(f"temperature must be 0 (greedy) or lie in 0.001 ... 1000, got {temperature}")
-    if top_k is not None:
-        check_sizes(top_k=top_k)
-    if eos_id is not None:
-        check_sizes(least=0, eos_id=eos_id)
-        if eos_id >= vocab_size:
-            raise ValueError(f"eos_id must lie in 0 ... {vocab_size - 1}, got {eos_id}")
-    if not isinstance(generator, (torch.Generator, type(None))):
-        raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be a function of a step's tokens, got {callback!r}")
-
-
+@torch.no_grad()
 def generate(
     model,
     idx,
@@ -551,129 +496,26 @@ def generate(
     context_size,
     temperature=0.0,
     top_k=None,
+    top_p=None,
     eos_id=None,
     generator=None,
-    callback=None,
 ):
-    """Append up to `max_new_tokens` tokens to each row of `idx`, with a key-value cache, in eval mode.
+    """Append up to `max_new_tokens` tokens to each row of `idx`, greedy at temperature 0, else drawn.
 
-    At temperature 0 always the token with the highest logit, as generate_text_simple; above, drawn with
-    `generator` from the `top_k` best (all if None). After its first new `eos_id` a row gets nothing else, and
-    when all rows have one, it ends. `callback` is called with each step's tokens (B, 1). The model sees the
-    last `context_size` tokens; once there are more, every step computes all of these anew. The model's
-    training modes are restored, after an interruption too.
-    Shape: (B, T) -> (B, T + n), n at most max_new_tokens; `idx` itself is left as it is.
-    Raises TypeError or ValueError, before any work, for arguments that are not as above, for ids outside the
-    vocabulary, and for a text that outgrows the model's context_length.
+    A text ends before its first new `eos_id`; in a batch, ended rows are filled with it until all have ended.
+    Shape: (B, T) -> (B, T + n), with n at most max_new_tokens; `idx` itself is left as it is.
     Source: Raschka, "Build a Large Language Model (From Scratch)", section 5.3.
     """
-    vocab_size, limit = model.tok_emb.num_embeddings, model.pos_emb.num_embeddings
-    check_token_ids(idx, vocab_size)
-    check_sizes(context_size=context_size)
-    check_sizes(least=0, max_new_tokens=max_new_tokens)
-    check_sampling(vocab_size, temperature, top_k, eos_id, generator, callback)
-    if max_new_tokens == 0:
-        return idx.clone()
-    longest = min(context_size, idx.shape[1] + max_new_tokens - 1)  # the last token is never read
-    if longest > limit:
-        raise ValueError(f"the model would have to read {longest} tokens, its context_length is only {limit}")
-    modes = {module: module.training for module in model.modules()}
-    try:
-        step = single_token_step(model.eval())
-        caches = [KVCache(longest) for _ in model.trf_blocks]
-        finished = torch.zeros(idx.shape[0], 1, dtype=torch.bool, device=idx.device)
-        with torch.inference_mode():
-            for _ in range(max_new_tokens):
-                if idx.shape[1] > context_size:  # the window slides, all positions change: no use for a cache
-                    logits = model(idx[:, -context_size:], last_only=True)[:, -1]  # (B, V)
-                elif caches[0].length == 0:
-                    logits = model(idx, caches, last_only=True)[:, -1]
-                else:
-                    logits = step(idx[:, -1:], caches)
-                idx_next = next_token(logits, temperature, top_k, generator)  # (B, 1)
-                if eos_id is not None:
-                    idx_next = idx_next.masked_fill(finished, eos_id)
-                    finished = idx_next == eos_id
-                idx = torch.cat((idx, idx_next), dim=1)
-                if callback is not None:
-                    callback(idx_next)
-                if eos_id is not None and finished.all():
-                    break
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    return idx.clone()  # outside of inference mode: a tensor like any other
-
-
-def gpt2_tensors(model):
-    """Names of a released checkpoint's tensors -> the parameters of `model` that each of them fills.
-
-    Raises ValueError if the model has no biases for queries, keys and values.
-    """
-    names = {"wte.weight": [model.tok_emb.weight], "wpe.weight": [model.pos_emb.weight]}
-    names |= {"ln_f.weight": [model.final_norm.scale], "ln_f.bias": [model.final_norm.shift]}
-    for i, block in enumerate(model.trf_blocks):
-        att, (wide, _, narrow) = block.att, block.ff.layers
-        qkv = [att.W_query, att.W_key, att.W_value]  # one tensor in the file
-        if any(layer.bias is None for layer in qkv):
-            raise ValueError(
-                "GPT-2 has biases for queries, keys and values: build the model with qkv_bias True"
-            )
-        layers = {
-            "attn.c_attn": qkv,
-            "attn.c_proj": [att.out_proj],
-            "mlp.c_fc": [wide],
-            "mlp.c_proj": [narrow],
-        }
-        for name, parts in layers.items():
-            names[f"h.{i}.{name}.weight"] = [part.weight for part in parts]
-            names[f"h.{i}.{name}.bias"] = [part.bias for part in parts]
-        for name, norm in (("ln_1", block.norm1), ("ln_2", block.norm2)):
-            names |= {f"h.{i}.{name}.weight": [norm.scale], f"h.{i}.{name}.bias": [norm.shift]}
-    return names
-
-
-def load_gpt2_weights(model, path):
-    """Fill `model` with GPT-2's released weights, from a safetensors file as Hugging Face publishes it.
-
-    The file is mapped into memory: there is no second copy of the weights. The output head becomes the token
-    embedding (tied). Unless all fits, nothing is changed. A file does not show n_heads: it must be GPT-2's.
-    Raises FileNotFoundError if there is no such file; ValueError if it is of another kind, if a tensor is
-    missing, unknown or of another shape, and for a model on "meta" or whose qkv_bias is False.
-    Source: Radford and others (2019), "Language Models are Unsupervised Multitask Learners"; the files are at
-    https://huggingface.co/openai-community.
-    """
-    from safetensors import SafetensorError, safe_open  # here, since nothing else in this file needs it
-
-    wanted = gpt2_tensors(model)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ValueError('a model on the device "meta" has no memory to fill')
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        file = safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    with file, torch.no_grad():
-        buffers = (".attn.bias", ".attn.masked_bias")  # the mask, as GPT-2's own code keeps it
-        found = {n.removeprefix("transformer."): n for n in file.keys() if not n.endswith(buffers)}  # noqa: SIM118
-        head = found.pop("lm_head.weight", None)
-        if missing := wanted.keys() - found.keys():
-            raise ValueError(f"{path} lacks {len(missing)} tensors of the model, such as {min(missing)}")
-        if unknown := found.keys() - wanted.keys():
-            raise ValueError(
-                f"{path} has {len(unknown)} tensors that the model lacks, such as {min(unknown)}"
-            )
-        for name, parts in wanted.items():
-            shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
-            shape = shape[::-1] if ".c_" in name else shape  # these matrices are stored as (in, out)
-            if (given := file.get_slice(found[name]).get_shape()) != shape:
-                raise ValueError(f"{name} has the shape {given} in {path}, the model needs {shape}")
-        if head and not torch.equal(file.get_tensor(head), file.get_tensor(found["wte.weight"])):
-            raise ValueError(f"{path} has an lm_head.weight other than wte.weight; GPT-2's are tied")
-        for name, parts in wanted.items():
-            tensor = file.get_tensor(found[name])
-            tensor = tensor.mT if ".c_" in name and tensor.ndim == 2 else tensor
-            for part, piece in zip(parts, tensor.split([len(part) for part in parts]), strict=True):
-                part.copy_(piece)
-    model.out_head.weight = model.tok_emb.weight
+    check_generation(idx, max_new_tokens, context_size, eos_id)
+    check_sampling(temperature, top_k, top_p)
+    tokens = stream_tokens(model, idx, context_size, temperature, top_k, top_p, generator)
+    ended = torch.zeros_like(idx[:, :1], dtype=torch.bool)  # (B, 1)
+    for _ in range(max_new_tokens):
+        idx_next = next(tokens)  # (B, 1)
+        if eos_id is not None:
+            ended = ended | (idx_next == eos_id)
+            if ended.all():
+                break
+            idx_next = idx_next.masked_fill(ended, eos_id)
+        idx = torch.cat((idx, idx_next), dim=1)
+    return idx

@@ -39,6 +39,8 @@ HEADER = '''"""The parts of GPT-2, in the order in which notebooks 4.1 to 4.7 fi
 
 Exported from the notebooks by `python notebooks/refresh.py`: change the notebook, not this file.
 Shapes: B batch, T tokens, D embedding, H heads, Dh per head, V vocabulary.
+A value that is not allowed raises TypeError or ValueError, which state it and what is allowed (the `check_`
+functions of 4.1); a key that a configuration lacks is a KeyError, and keys that nobody reads are ignored.
 """
 '''
 BEYOND_HEADER = '''"""What the notebooks beyond the chapter add to GPT-2, in the order in which they add it.
