@@ -153,7 +153,7 @@ NOT_COUNT = "max_new_tokens must be an integer, got "
 NOT_SIZE = "context_size must be an integer, got "
 
 TABLE = {
-    (check_config, FeedForward, TransformerBlock, GPTModel): [
+    (check_config, TransformerBlock, GPTModel): [
         ("emb_dim 0", config(emb_dim=0), ValueError, "emb_dim must be at least 1, got 0"),
         ("emb_dim negative", config(emb_dim=-24), ValueError, "emb_dim must be at least 1, got -24"),
         ("emb_dim a float", config(emb_dim=24.0), TypeError, NOT_DIM + "24.0"),
@@ -205,6 +205,16 @@ TABLE = {
         ("a number", 124, TypeError, NOT_DICT + "124"),
         ("a class", dict, TypeError, NOT_DICT + "<class 'dict'>"),
         ("a read-only dict", MappingProxyType({}), TypeError, NOT_DICT + "mappingproxy({})"),
+    ],
+    (FeedForward,): [
+        ("emb_dim 0", config(emb_dim=0), ValueError, "emb_dim must be at least 1, got 0"),
+        ("emb_dim negative", config(emb_dim=-24), ValueError, "emb_dim must be at least 1, got -24"),
+        ("emb_dim a float", config(emb_dim=24.0), TypeError, NOT_DIM + "24.0"),
+        ("emb_dim of numpy", config(emb_dim=np.int64(24)), TypeError, NOT_DIM + "np.int64(24)"),
+        ("emb_dim a tensor", config(emb_dim=torch.tensor(24)), TypeError, NOT_DIM + "tensor(24)"),
+        ("emb_dim True", config(emb_dim=True), TypeError, NOT_DIM + "True"),
+        ("no emb_dim", without("emb_dim"), KeyError, "'emb_dim'"),
+        ("empty dict", {}, KeyError, "'emb_dim'"),
     ],
     (LayerNorm,): [
         ("size 0", 0, ValueError, "emb_dim must be at least 1, got 0"),

@@ -36,6 +36,7 @@ from helpers import (
     text_to_token_ids,
     token_ids_to_text,
 )
+from notebooks import compare
 
 # 4.1
 
@@ -65,13 +66,22 @@ def test_configurations_are_those_of_gpt2():
 # 4.2
 
 
-def test_layer_norm_equals_pytorchs():
-    ours = randomized(LayerNorm(7))
-    ours.eps = 0.3  # large enough for a misplaced eps to show
-    reference = nn.LayerNorm(7, eps=0.3).double()
-    reference.load_state_dict({"weight": ours.scale, "bias": ours.shift})
-    pairs = [(ours.scale, reference.weight), (ours.shift, reference.bias)]
-    assert_same_output_and_gradients(ours, reference, 3 + 2 * randn(2, 5, 7), pairs)
+def test_layer_norm_is_the_formula():
+    norm = randomized(LayerNorm(7))
+    norm.eps = 0.3  # large enough for a misplaced eps to show
+
+    def by_hand(x):
+        deviations = x - x.sum(dim=-1, keepdim=True) / 7
+        variance = deviations.square().sum(dim=-1, keepdim=True) / 7
+        return norm.scale * deviations / (variance + 0.3).sqrt() + norm.shift
+
+    compare.same_function(norm, by_hand, 3 + 2 * randn(2, 5, 7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_layer_norm_holds_in_half_precision(dtype):
+    norm, x = LayerNorm(8).to(dtype), 3000 * torch.tensor([1.0, -1.0]).repeat(2, 4)  # variance 9 million
+    torch.testing.assert_close(norm(x.to(dtype)).float(), x.sign(), atol=0.01, rtol=0)
 
 
 def test_layer_norm_starts_as_plain_normalization():
@@ -100,6 +110,13 @@ def test_feed_forward_equals_pytorchs_parts():
     reference.load_state_dict(ours.layers.state_dict())
     pairs = list(zip(ours.parameters(), reference.parameters(), strict=True))
     assert_same_output_and_gradients(ours, reference, randn(2, 5, 24), pairs)
+
+
+def test_feed_forward_reads_only_the_width():
+    ffn = FeedForward({"emb_dim": 24})
+    others = {**SMALL, "vocab_size": None, "n_heads": 5, "drop_rate": "none", "n_kv_groups": 2}
+    for layers in (ffn.layers, FeedForward(others).layers):
+        assert [tuple(p.shape) for p in layers.parameters()] == [(96, 24), (96,), (24, 96), (24,)]
 
 
 def test_feed_forward_layers_are_the_books():
