@@ -1,14 +1,41 @@
-"""The promises of the README, and the style of the code."""
+"""What README and CONTRIBUTING promise, what is installed, and the style of the code."""
 
+import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")}
+README = PAGES["README.md"]
+CODE_BOX = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+def pins(path):
+    """The packages that a requirements file pins, with their versions."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    requirements = [line for line in lines if line and not line.startswith(("#", "-r "))]
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+ +# .+", line) for line in requirements)
+    return dict(line.split()[0].split("==") for line in requirements)
+
+
+def imported(*folders):
+    """The top-level names that the modules and notebooks of these folders import."""
+    sources = []
+    for folder in folders:
+        sources += [path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")]
+        for path in (ROOT / folder).glob("*.ipynb"):
+            cells = nbformat.read(path, as_version=4).cells
+            sources += [cell.source for cell in cells if cell.cell_type == "code"]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
@@ -19,33 +46,62 @@ def test_ruff(command):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_every_requirement_is_pinned_and_has_its_reason():
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    requirements = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w-]+==[\d.]+ +# .+", line) for line in requirements)
-    assert "torch==2.13.0" in (line.split()[0] for line in requirements)
+def test_every_requirement_is_pinned_once_and_has_its_reason():
+    course, tests = pins("requirements.txt"), pins("tests/requirements.txt")
+    assert course["torch"] == "2.13.0" and not course.keys() & tests.keys()
+    assert "\n-r ../requirements.txt\n" in (ROOT / "tests" / "requirements.txt").read_text(encoding="utf-8")
 
 
-def test_readme_links_resolve():
-    for target in re.findall(r"\]\(([^)\s#]+)", README):
+def test_the_course_imports_nothing_that_only_the_tests_install():
+    only_tests = pins("tests/requirements.txt").keys()
+    names = imported("notebooks", "figures")
+    distributions = packages_distributions()
+    assert {"torch", "matplotlib", "nbformat"} <= names
+    assert not only_tests & {package for name in names for package in distributions.get(name, [])}
+
+
+def test_pre_commit_runs_the_pinned_ruff():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"rev: v([\d.]+)", hooks) == [pins("tests/requirements.txt")["ruff"]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_resolve(page):
+    for target in re.findall(r"\]\(([^)\s#]+)", PAGES[page]):
         assert target.startswith("https://") or (ROOT / target).exists(), target
-    for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", README):
+    for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", PAGES[page]):
         assert not target.startswith("http") and len(alt.split()) >= 8
 
 
-def test_readme_lists_the_seven_notebooks():
-    assert sorted(set(re.findall(r"\(notebooks/(4\.\d_\w+\.ipynb)\)", README))) == sorted(
-        path.name for path in (ROOT / "notebooks").glob("*.ipynb")
-    )
+def test_readme_lists_every_notebook():
+    listed = re.findall(r"^\| \[[^\]]+\]\(notebooks/([\w.]+\.ipynb)\)", README, re.M)
+    assert listed == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_fit_their_box(page):
+    boxes = CODE_BOX.findall(PAGES[page])
+    assert boxes and all(len(line) <= 80 for _, box in boxes for line in box.splitlines())
 
 
 def test_readme_opens_the_first_notebook_from_the_repository():
-    command = re.search(r"^python3 -m venv .* (notebooks/4\.1\S+)$", README, re.M)
-    assert command and (ROOT / command[1]).exists()
-    assert "jupyter lab --notebook-dir=. " in command[0]  # else the pictures lie outside of what is served
+    commands = [box.replace("\\", "/") for _, box in CODE_BOX.findall(README) if "jupyter lab" in box]
+    assert len(commands) == 2  # POSIX and PowerShell
+    for command in commands:
+        assert (ROOT / re.search(r"notebooks/4\.1\S+\.ipynb", command)[0]).exists()
+        assert "pip install -r requirements.txt" in command
+        assert "jupyter lab --notebook-dir=. " in command  # else the pictures lie outside of what is served
 
 
 def test_ci_runs_the_readmes_test_command():
-    command = re.search(r"^python3 -m venv .*pytest$", README, re.M)
-    assert command and "requirements.txt" in command[0]
-    assert "grep -m1 '^python3 -m venv .*pytest$' README.md" in (ROOT / ".ci" / "run").read_text()
+    boxes = [box for _, box in CODE_BOX.findall(README) if "pytest" in box]
+    assert len(boxes) == 2 and all(re.search(r"install -r tests.requirements\.txt", box) for box in boxes)
+    found = re.search(r'"\$\(sed -n \'(.+)\' README\.md\)"', (ROOT / ".ci" / "run").read_text())
+    assert found, "take the command from the README"
+    if sys.platform == "linux":
+        result = subprocess.run(
+            ["sed", "-n", found[1], "README.md"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert result.stdout == boxes[0]
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert "pip install -r tests/requirements.txt" in workflow
