@@ -5,7 +5,6 @@ Builds on helpers.py, and names shapes with the same letters.
 """
 
 # ---- Beyond 1: GPT-2's released weights (notebooks/beyond_1_released_weights.ipynb) ------------------------
-
 from pathlib import Path
 
 import torch
@@ -86,7 +85,6 @@ def load_gpt2_weights(model, path):
 
 
 # ---- Beyond 3: Fast generation (notebooks/beyond_3_fast_generation.ipynb) ----------------------------------
-
 import torch
 from torch import nn
 from torch.nn import functional as F

@@ -7,7 +7,6 @@ functions of 4.1); a key that a configuration lacks is a KeyError, and keys that
 """
 
 # ---- 4.1 The architecture of a large language model (notebooks/4.1_llm_architecture.ipynb) -----------------
-
 import hashlib
 import importlib.util
 import json
@@ -18,8 +17,7 @@ import torch
 from torch import nn
 
 
-# The hash that tiktoken checks, too.
-VOCABULARY_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+VOCABULARY_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's, too
 
 
 @cache
@@ -45,12 +43,9 @@ def gpt2_tokenizer():
     visible = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
     hidden = [byte for byte in range(256) if byte not in visible]
     byte_of = {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
-    special = {"<|endoftext|>": 50256}
-    ranks = {
-        bytes(byte_of[sign] for sign in piece): rank
-        for piece, rank in json.loads(content).items()
-        if piece not in special
-    }
+    vocabulary = json.loads(content)
+    special = {"<|endoftext|>": vocabulary.pop("<|endoftext|>")}
+    ranks = {bytes(byte_of[sign] for sign in piece): rank for piece, rank in vocabulary.items()}
     pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
     return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
@@ -82,59 +77,45 @@ def check_sizes(least=1, **sizes):
             raise ValueError(f"{name} must be at least {least}, got {size}")
 
 
-def check_rate(**rates):
-    """Dropout rates must be numbers in [0, 1)."""
+def check_rate(below=1, **rates):
+    """Rates must be numbers from 0 up to, but not including, `below`."""
     for name, rate in rates.items():
         if not isinstance(rate, (int, float)) or isinstance(rate, bool):
             raise TypeError(f"{name} must be a number, got {rate!r}")
-        if not 0 <= rate < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {rate}")
-
-
-def check_switch(**switches):
-    """Switches must be True or False."""
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def check_divisible(**sizes):
-    """The first of two sizes must be a multiple of the second."""
-    (name, size), (other, divisor) = sizes.items()
-    if size % divisor:
-        raise ValueError(f"{name} must be divisible by {other}, got {size} and {divisor}")
+        if not 0 <= rate < below:
+            raise ValueError(f"{name} must be at least 0 and below {below}, got {rate}")
 
 
 def check_attention(d_in, d_out, context_length, dropout, num_heads, qkv_bias):
     """The arguments of MultiHeadAttention (4.5)."""
     check_sizes(d_in=d_in, d_out=d_out, context_length=context_length, num_heads=num_heads)
-    check_divisible(d_out=d_out, num_heads=num_heads)
     check_rate(dropout=dropout)
-    check_switch(qkv_bias=qkv_bias)
+    if d_out % num_heads:
+        raise ValueError(f"d_out must be divisible by num_heads, got {d_out} and {num_heads}")
+    if not isinstance(qkv_bias, bool):
+        raise TypeError(f"qkv_bias must be True or False, got {qkv_bias!r}")
 
 
 def check_config(cfg):
-    """The seven settings of GPTModel (4.6); other keys are ignored."""
+    """The settings of GPTModel (4.6); its blocks check qkv_bias, and other keys are ignored."""
     names = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")
     check_sizes(**{name: cfg[name] for name in names})
-    check_divisible(emb_dim=cfg["emb_dim"], n_heads=cfg["n_heads"])
     check_rate(drop_rate=cfg["drop_rate"])
-    check_switch(qkv_bias=cfg["qkv_bias"])
+    if cfg["emb_dim"] % cfg["n_heads"]:
+        raise ValueError(f"emb_dim must be divisible by n_heads, got {cfg['emb_dim']} and {cfg['n_heads']}")
 
 
 def check_network(layer_sizes, use_shortcut):
     """The arguments of ExampleDeepNeuralNetwork (4.4)."""
-    if not isinstance(layer_sizes, (list, tuple)):
-        raise TypeError(f"layer_sizes must be a list or a tuple, got {layer_sizes!r}")
-    if len(layer_sizes) < 2:
-        raise ValueError(f"layer_sizes needs an input and an output size, got {layer_sizes!r}")
     check_sizes(**{f"layer_sizes[{i}]": size for i, size in enumerate(layer_sizes)})  # each by its name
-    check_switch(use_shortcut=use_shortcut)
+    check_sizes(least=2, **{"the number of layer_sizes": len(layer_sizes)})
+    if not isinstance(use_shortcut, bool):
+        raise TypeError(f"use_shortcut must be True or False, got {use_shortcut!r}")
 
 
 def check_width(x, width):
     """The last dimension of `x` must have `width` features."""
-    if x.shape[-1] != width:
+    if x.shape[-1:] != (width,):
         raise ValueError(f"the input must have {width} features, got shape {tuple(x.shape)}")
 
 
@@ -165,40 +146,21 @@ def check_token_ids(ids, vocab_size=None, context_length=None):
         raise ValueError(f"token ids must lie in 0 ... {vocab_size - 1}, got ids from {low} to {high}")
 
 
-def check_text(text):
-    """A text must be a str with at least one character."""
-    if not isinstance(text, str):
-        raise TypeError(f"the text must be a str, got {type(text).__name__}")
-    if not text:
-        raise ValueError("the text must have at least one character, got ''")
-
-
-def check_generation(idx, max_new_tokens, context_size, eos_id=None):
-    """The arguments of the loops that generate text (4.7)."""
+def check_generation(idx, max_new_tokens, context_size, temperature=0.0, top_k=1, top_p=1, eos_id=0):
+    """The arguments of the functions that generate text (4.7); None stands for a limit that isn't set."""
     check_token_ids(idx)
-    check_sizes(context_size=context_size)
-    check_sizes(least=0, max_new_tokens=max_new_tokens, **({} if eos_id is None else {"eos_id": eos_id}))
-
-
-def check_sampling(temperature, top_k, top_p):
-    """The arguments that shape how a token is drawn (4.7)."""
-    for name, value in (("temperature", temperature), ("top_p", 1 if top_p is None else top_p)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 (greedy) or a positive number, got {temperature}")
+    check_sizes(context_size=context_size, top_k=1 if top_k is None else top_k)
+    check_sizes(least=0, max_new_tokens=max_new_tokens, eos_id=0 if eos_id is None else eos_id)
+    check_rate(below=float("inf"), temperature=temperature)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    check_sizes(top_k=1 if top_k is None else top_k)
 
 
 # ---- 4.2 Layer normalization (notebooks/4.2_layer_normalization.ipynb) -------------------------------------
-
 class LayerNorm(nn.Module):
-    """Normalizes the features of each token to mean 0 and variance 1, then applies a learnt scale and shift.
+    """Normalizes the features of each token to mean 0 and variance 1, then applies a learned scale and shift.
 
     Shape: (..., D) -> (..., D), with D = emb_dim; every position by itself.
-    Raises TypeError or ValueError unless emb_dim is a positive integer, ValueError for another width.
     Source: Ba, Kiros and Hinton (2016), https://arxiv.org/abs/1607.06450, section 3.
     """
 
@@ -210,16 +172,12 @@ class LayerNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(emb_dim))
 
     def forward(self, x):
-        if x.shape[-1:] != self.scale.shape:  # else a width of 1 would be stretched silently
-            raise ValueError(f"the input must have {len(self.scale)} features, got shape {tuple(x.shape)}")
-        mean = x.mean(dim=-1, keepdim=True)  # (..., 1)
-        var = x.var(dim=-1, keepdim=True, unbiased=False)  # (..., 1): divides by D, as GPT-2 does
-        norm_x = (x - mean) / torch.sqrt(var + self.eps)
-        return self.scale * norm_x + self.shift
+        check_width(x, self.scale.shape[0])
+        # scale * (x - mean) / sqrt(variance + eps) + shift, in one pass; the variance divides by D
+        return nn.functional.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
 
 
 # ---- 4.3 A feed-forward network with GELU activations (notebooks/4.3_feed_forward_gelu.ipynb) --------------
-
 class GELU(nn.Module):
     """Gaussian error linear unit in its tanh form, the one GPT-2 was trained with.
 
@@ -233,17 +191,16 @@ class GELU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Works on each token by itself: expands its features fourfold, applies GELU, contracts them again.
+    """Position-wise feed-forward network: expands to 4x the width, applies GELU, projects back.
 
     Shape: (B, T, D) -> (B, T, D), with D = cfg["emb_dim"].
-    Raises TypeError or ValueError for an impossible configuration (see check_config).
     Source: Vaswani and others (2017), https://arxiv.org/abs/1706.03762, section 3.3.
     """
 
     def __init__(self, cfg):
         super().__init__()
-        check_config(cfg)
         emb_dim = cfg["emb_dim"]
+        check_sizes(emb_dim=emb_dim)
         self.layers = nn.Sequential(
             nn.Linear(emb_dim, 4 * emb_dim),  # (B, T, D) -> (B, T, 4D)
             GELU(),
@@ -255,25 +212,16 @@ class FeedForward(nn.Module):
 
 
 # ---- 4.4 Shortcut connections (notebooks/4.4_shortcut_connections.ipynb) -----------------------------------
-
 class ExampleDeepNeuralNetwork(nn.Module):
     """A toy network to watch gradients in: linear layers with GELU, with or without shortcut connections.
 
     Shape: (B, layer_sizes[0]) -> (B, layer_sizes[-1]). Only a layer that keeps the shape gets a shortcut.
-    Raises TypeError or ValueError unless layer_sizes is a list of at least two positive integers and
-    use_shortcut is True or False.
     Source: He and others (2015), https://arxiv.org/abs/1512.03385, section 3.2.
     """
 
     def __init__(self, layer_sizes, use_shortcut):
         super().__init__()
-        if not isinstance(layer_sizes, (list, tuple)):
-            raise TypeError(f"layer_sizes must be a list or a tuple, got {layer_sizes!r}")
-        if len(layer_sizes) < 2:
-            raise ValueError(f"layer_sizes needs an input and an output size, got {layer_sizes!r}")
-        if not isinstance(use_shortcut, bool):
-            raise TypeError(f"use_shortcut must be True or False, got {use_shortcut!r}")
-        check_sizes(**{f"layer_sizes[{i}]": size for i, size in enumerate(layer_sizes)})  # each by its name
+        check_network(layer_sizes, use_shortcut)
         self.use_shortcut = use_shortcut
         pairs = zip(layer_sizes[:-1], layer_sizes[1:], strict=True)
         self.layers = nn.ModuleList([nn.Sequential(nn.Linear(d_in, d_out), GELU()) for d_in, d_out in pairs])
@@ -288,11 +236,9 @@ class ExampleDeepNeuralNetwork(nn.Module):
 def gradient_magnitudes(model, x):
     """Mean absolute gradient of each weight, by name, for the mean squared error of model(x) to zero.
 
-    The parameters and their `grad` are left as they were. Raises ValueError if the model has no weights.
+    The parameters and their `grad` are left as they were.
     """
     weights = {name: p for name, p in model.named_parameters() if name.endswith("weight") and p.requires_grad}
-    if not weights:
-        raise ValueError(f"{type(model).__name__} has no trainable parameter whose name ends with 'weight'")
     output = model(x)
     loss = nn.functional.mse_loss(output, torch.zeros_like(output))
     gradients = torch.autograd.grad(loss, list(weights.values()))
@@ -300,7 +246,6 @@ def gradient_magnitudes(model, x):
 
 
 # ---- 4.5 Attention and linear layers in a transformer block (notebooks/4.5_transformer_block.ipynb) --------
-
 class MultiHeadAttention(nn.Module):
     """Causal self-attention: in each head, a token averages the values of itself and of earlier tokens.
 
@@ -347,17 +292,13 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
+        D = cfg["emb_dim"]
         self.att = MultiHeadAttention(
-            d_in=cfg["emb_dim"],
-            d_out=cfg["emb_dim"],
-            context_length=cfg["context_length"],
-            dropout=cfg["drop_rate"],
-            num_heads=cfg["n_heads"],
-            qkv_bias=cfg["qkv_bias"],
+            D, D, cfg["context_length"], cfg["drop_rate"], cfg["n_heads"], cfg["qkv_bias"]
         )
         self.ff = FeedForward(cfg)
-        self.norm1 = LayerNorm(cfg["emb_dim"])
-        self.norm2 = LayerNorm(cfg["emb_dim"])
+        self.norm1 = LayerNorm(D)
+        self.norm2 = LayerNorm(D)
         self.drop_shortcut = nn.Dropout(cfg["drop_rate"])
 
     def forward(self, x):
@@ -367,7 +308,6 @@ class TransformerBlock(nn.Module):
 
 
 # ---- 4.6 Coding the GPT model (notebooks/4.6_gpt_model.ipynb) ----------------------------------------------
-
 class GPTModel(nn.Module):
     """GPT-2: embeddings, a stack of transformer blocks, a final norm, and a head that scores every token.
 
@@ -406,20 +346,18 @@ def tie_weights(model):
     A state dict doesn't say that its two tensors are one, so tie a model before you load a tied one into it.
     Source: Press and Wolf (2017), https://arxiv.org/abs/1608.05859.
     """
-    head, embedding = tuple(model.out_head.weight.shape), tuple(model.tok_emb.weight.shape)
-    if head != embedding:
-        raise ValueError(
-            f"out_head has the shape {head} and tok_emb {embedding}; to be tied they must be equal"
-        )
-    model.out_head.weight = model.tok_emb.weight  # one tensor, two names
+    head, embedding = model.out_head.weight, model.tok_emb.weight
+    if head.shape != embedding.shape:
+        raise ValueError(f"out_head must have tok_emb's shape {(*embedding.shape,)}, got {(*head.shape,)}")
+    model.out_head.weight = embedding  # one tensor, two names
 
 
 # ---- 4.7 Generating text (notebooks/4.7_generating_text.ipynb) ---------------------------------------------
-
 def text_to_token_ids(text, tokenizer):
     """Token ids of `text`, as a tensor of shape (1, T)."""
-    check_text(text)
-    return torch.tensor([tokenizer.encode(text, allowed_special={"<|endoftext|>"})])
+    ids = torch.tensor([tokenizer.encode(text, allowed_special={"<|endoftext|>"})], dtype=torch.long)
+    check_token_ids(ids)  # an empty text has none
+    return ids
 
 
 def token_ids_to_text(ids, tokenizer):
@@ -489,25 +427,15 @@ def stream_tokens(model, idx, context_size, temperature=0.0, top_k=None, top_p=N
 
 
 @torch.no_grad()
-def generate(
-    model,
-    idx,
-    max_new_tokens,
-    context_size,
-    temperature=0.0,
-    top_k=None,
-    top_p=None,
-    eos_id=None,
-    generator=None,
-):
+def generate(model, idx, max_new_tokens, context_size, temperature=0.0, top_k=None, top_p=None,
+             eos_id=None, generator=None):  # fmt: skip
     """Append up to `max_new_tokens` tokens to each row of `idx`, greedy at temperature 0, else drawn.
 
     A text ends before its first new `eos_id`; in a batch, ended rows are filled with it until all have ended.
     Shape: (B, T) -> (B, T + n), with n at most max_new_tokens; `idx` itself is left as it is.
     Source: Raschka, "Build a Large Language Model (From Scratch)", section 5.3.
     """
-    check_generation(idx, max_new_tokens, context_size, eos_id)
-    check_sampling(temperature, top_k, top_p)
+    check_generation(idx, max_new_tokens, context_size, temperature, top_k, top_p, eos_id)
     tokens = stream_tokens(model, idx, context_size, temperature, top_k, top_p, generator)
     ended = torch.zeros_like(idx[:, :1], dtype=torch.bool)  # (B, 1)
     for _ in range(max_new_tokens):

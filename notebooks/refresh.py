@@ -109,7 +109,7 @@ def export(notebooks):
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         banner = f"# ---- {title} (notebooks/{name}) "
         before = files[file] + "\n\n" if file in files else header + "\n"
-        files[file] = before + banner.ljust(110, "-") + "\n\n" + "\n\n\n".join(texts) + "\n"
+        files[file] = before + banner.ljust(110, "-") + "\n" + "\n\n\n".join(texts) + "\n"
     return files
 
 
