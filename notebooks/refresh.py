@@ -137,9 +137,8 @@ def environment(stage):
     settings = stage / "settings"
     settings.mkdir(exist_ok=True)
     (settings / "matplotlibrc").touch()  # given an empty one, matplotlib looks for no other
-    kept = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "PYTHONSTARTUP")}
-    own = {"IPYTHONDIR": str(settings), "JUPYTER_CONFIG_DIR": str(settings)}
-    return {**kept, **own, "MATPLOTLIBRC": str(settings / "matplotlibrc"), "COURSE_REFRESH": "1"}
+    own = dict.fromkeys(("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MATPLOTLIBRC"), str(settings))
+    return os.environ | own | {"PYTHONSTARTUP": "", "COURSE_REFRESH": "1"}
 
 
 def execute(name, notebook, stage):
