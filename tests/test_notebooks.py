@@ -6,9 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from support import NOTEBOOKS, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHAPTER = [path for path in NOTEBOOKS if path.name.startswith("4.")]
+BEYOND = [path for path in NOTEBOOKS if path.name.startswith("beyond_")]
 NAMES = [
     "4.1_llm_architecture",
     "4.2_layer_normalization",
@@ -17,11 +18,16 @@ NAMES = [
     "4.5_transformer_block",
     "4.6_gpt_model",
     "4.7_generating_text",
+    "beyond_1_released_weights",
+    "beyond_2_training",
+    "beyond_3_fast_generation",
 ]
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
-each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
 
 
 def read(path):
@@ -42,18 +48,18 @@ def outputs(path):
     return [output for cell in cells(path, "code") for output in cell.outputs]
 
 
-def test_all_seven_are_there():
-    assert [path.stem for path in PATHS] == NAMES
+def test_all_ten_are_there():
+    assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
-@each
+@each(NOTEBOOKS)
 def test_committed_as_executed_from_top_to_bottom(path):
     counts = [cell.execution_count for cell in cells(path, "code")]
     assert counts == list(range(1, len(counts) + 1))  # nbval never compares a cell without a count
     assert all(cell.source.strip() for cell in read(path).cells)
 
 
-@each
+@each(NOTEBOOKS)
 def test_outputs_hold_on_every_machine(path):
     for output in outputs(path):
         assert output.output_type == "stream" and output.name == "stdout", "only printed text is compared"
@@ -64,7 +70,7 @@ def test_outputs_hold_on_every_machine(path):
         assert not re.search(r"\d\.\d{6,}", output.text), "more digits than float32 holds everywhere"
 
 
-@each
+@each(NOTEBOOKS)
 def test_an_output_is_ignored_only_with_its_reason(path):
     for cell in cells(path, "code"):
         assert "NBVAL_SKIP" not in cell.source
@@ -73,30 +79,30 @@ def test_an_output_is_ignored_only_with_its_reason(path):
         assert not cell.metadata  # tags can make nbval skip a cell, too
 
 
-@each
+@each(NOTEBOOKS)
 def test_pictures_are_local_and_described(path):
     images = IMAGE.findall(prose(path))
-    assert len(images) >= 3 and "<img" not in prose(path)
+    assert len(images) >= (3 if path in CHAPTER else 2) and "<img" not in prose(path)
     for alt, target in images:
         assert target.startswith("../figures/") and (path.parent / target).is_file(), target
         assert len(alt.split()) >= 8, f"{target} needs a description: {alt!r}"
 
 
-@each
+@each(NOTEBOOKS)
 def test_links_resolve(path):
     for target in LINK.findall(prose(path)):
         assert re.match(r"https://|mailto:", target) or (path.parent / target).exists(), target
 
 
-@each
+@each(NOTEBOOKS)
 def test_linked_to_its_neighbours(path):
-    head, place = read(path).cells[0].source, PATHS.index(path)
+    head, place = read(path).cells[0].source, NOTEBOOKS.index(path)
     assert "(../README.md)" in head
-    for neighbour in (*PATHS[max(0, place - 1) : place], *PATHS[place + 1 : place + 2]):
+    for neighbour in (*NOTEBOOKS[max(0, place - 1) : place], *NOTEBOOKS[place + 1 : place + 2]):
         assert f"({neighbour.name})" in head
 
 
-@each
+@each(CHAPTER)
 def test_has_the_anatomy_of_a_lesson(path):
     text = prose(path)
     assert text.startswith(f"# {path.name[:3]} ") and f"course_map_{path.name[:3]}.svg" in text
@@ -119,34 +125,52 @@ def test_has_the_anatomy_of_a_lesson(path):
         "**Three questions, from memory.**",
     ):
         assert phrase in text
-    most = 135 if path.stem == "4.7_generating_text" else 80  # six short lessons in one, with breaks between
-    assert 30 <= len(read(path).cells) <= most and path.stat().st_size < 500_000
+    assert 30 <= len(read(path).cells) <= 80 and path.stat().st_size < 500_000
 
 
-@each
+def test_4_7_is_short():
+    headings = [cell.source.startswith("## Exercises") for cell in read(CHAPTER[6]).cells]
+    assert headings.index(True) <= 45
+
+
+@each(BEYOND)
+def test_has_the_anatomy_of_a_notebook_beyond_the_chapter(path):
+    text, number = prose(path), path.stem.split("_")[1]
+    assert re.match(rf"# Beyond {number}\b", text, re.I) and f"course_map_beyond_{number}.svg" in text
+    assert -1 < text.find("## What you will be able to do") < text.find("## Summary")
+    assert len(read(path).cells) <= 80 and path.stat().st_size < 500_000
+
+
+@each(NOTEBOOKS)
 def test_every_notebook_asserts_its_claims(path):
     source = "\n".join(cell.source for cell in cells(path, "code"))
-    assert len(re.findall(r"^\s*assert ", source, re.M)) >= 5
-    assert "#| export" in source
+    asserted = re.findall(r"^\s*(?:assert |compare\.)", source, re.M)
+    assert len(asserted) >= (5 if path in CHAPTER else 3)
+    assert "#| export" in source or path in BEYOND
 
 
 def test_notebooks_import_only_what_earlier_ones_finished_and_define_nothing_twice():
-    finished = set()
-    for path in PATHS:
+    finished = {"helpers": set(), "beyond": set()}
+    for path in NOTEBOOKS:
         new = set()
         for cell in cells(path, "code"):
-            for node in ast.parse(cell.source).body:
-                if isinstance(node, ast.ImportFrom) and node.module == "helpers":
-                    assert {alias.name for alias in node.names} <= finished, path.name
+            tree = ast.parse(cell.source)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.module in finished:
+                    assert {alias.name for alias in node.names} <= finished[node.module], path.name
+                if isinstance(node, ast.Import):
+                    assert not {alias.name for alias in node.names} & finished.keys(), path.name
+            for node in tree.body:
                 if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                    assert node.name not in finished | new, f"{path.name} defines {node.name} again"
+                    known = new.union(*finished.values())
+                    assert node.name not in known, f"{path.name} defines {node.name} again"
                     if cell.source.startswith("#| export"):
                         new.add(node.name)
                 elif isinstance(node, ast.Assign) and cell.source.startswith("#| export"):
                     new |= {target.id for target in node.targets}
-        finished |= new
+        finished["beyond" if path in BEYOND else "helpers"] |= new
 
 
 def test_every_picture_is_shown_somewhere():
-    shown = {Path(target).name for path in PATHS for _, target in IMAGE.findall(prose(path))}
+    shown = {Path(target).name for path in NOTEBOOKS for _, target in IMAGE.findall(prose(path))}
     assert shown == {path.name for path in (ROOT / "figures").glob("*.svg")}
