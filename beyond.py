@@ -89,6 +89,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules import module as any_module
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helpers import (
     GELU,
@@ -188,9 +189,19 @@ NUMBERS = {nn.Dropout: ("training", "p"), LayerNorm: ("eps",), nn.Embedding: ("m
 NUMBERS[MultiHeadAttention] = ("num_heads", "head_dim", "context_length")
 
 
+STEPS = [0]  # of all optimizers
+
+
+def count_step(*_):
+    STEPS[0] += 1
+
+
+register_optimizer_step_post_hook(count_step)
+
+
 def fingerprint(model):
     """A list that differs from an earlier one if a part, a hook or a tensor of `model` has changed since."""
-    marks = [torch.is_autocast_enabled(model.tok_emb.weight.device.type)]
+    marks = [STEPS[0], torch.is_autocast_enabled(model.tok_emb.weight.device.type)]
     marks += [*any_module._global_forward_hooks, *any_module._global_forward_pre_hooks]
     parts = [model]
     for part in parts:  # the list grows: the parts of each part join it at the end

@@ -40,6 +40,17 @@ def randomized(module, seed=0):
     return module.double().eval()
 
 
+def talkative(model):
+    """`model` with random parameters in which the tokens, not the biases, decide what comes next."""
+    randomized(model).tok_emb.weight.data *= 2 * model.tok_emb.embedding_dim**0.5
+    return model
+
+
+def random_ids(*shape, seed=5):
+    """Token ids for SMALL."""
+    return torch.randint(0, SMALL["vocab_size"], shape, generator=torch.Generator().manual_seed(seed))
+
+
 def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 

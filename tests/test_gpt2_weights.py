@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from support import SMALL, ids
 
 import helpers
-from helpers import GPT_CONFIG_124M, GPTModel, count_parameters, generate, load_gpt2_weights
+from beyond import CachedGPT, load_gpt2_weights
+from helpers import GPT_CONFIG_124M, GPTModel, count_parameters, generate
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: it must not look for anything online
 
@@ -86,7 +87,8 @@ def assert_same_generation(ours, theirs, prompts, n):
     )
     best, second = theirs(expected[:, :-1]).logits[:, T - 1 :].topk(2).values.unbind(dim=-1)
     assert expected.shape[1] == T + n and (best - second).min() > 1e-3  # so rounding decides nowhere
-    assert torch.equal(generate(ours, prompts, n, ours.pos_emb.num_embeddings), expected)
+    for model in (ours, CachedGPT(ours)):
+        assert torch.equal(generate(model, prompts, n, ours.pos_emb.num_embeddings), expected)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +283,8 @@ def test_missing_file(tmp_path):
 MEMORY = """
 import sys, threading, time
 import torch
-from helpers import GPT_CONFIG_124M, GPTModel, load_gpt2_weights
+from beyond import load_gpt2_weights
+from helpers import GPT_CONFIG_124M, GPTModel
 
 def own_memory():  # without pages of files, which the system can drop at any time
     with open("/proc/self/status") as status:
