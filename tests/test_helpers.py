@@ -34,6 +34,7 @@ from helpers import (
     generate_text_simple,
     gradient_magnitudes,
     text_to_token_ids,
+    tie_weights,
     token_ids_to_text,
 )
 from notebooks import compare
@@ -346,7 +347,7 @@ def test_count_parameters_counts_a_shared_tensor_once(qkv_bias):
     cfg = {**SMALL, "qkv_bias": qkv_bias}
     model, untied = GPTModel(cfg), untied_parameters(cfg)
     assert count_parameters(model) == untied
-    model.out_head.weight = model.tok_emb.weight
+    tie_weights(model)
     assert count_parameters(model) == untied - SMALL["vocab_size"] * SMALL["emb_dim"]
 
 
@@ -436,7 +437,7 @@ def test_public_names_say_what_they_do():
         for n, v in vars(helpers).items()
         if getattr(v, "__module__", "") == "helpers" and not n.startswith("_")
     ]
-    assert len(public) >= 17
+    assert len(public) >= 25
     for item in public:
         assert item.__doc__ and item.__doc__.splitlines()[0].endswith((".", ":")), item
         if isinstance(item, type):
