@@ -357,10 +357,19 @@ def test_model_takes_the_largest_input_and_int32():
     assert torch.equal(model.eval()(ids(1, 2).int()), model(ids(1, 2)))
 
 
-def test_model_runs_on_meta():
+def test_model_runs_on_meta_without_looking_at_a_value(monkeypatch):
+    """Elsewhere than on a CPU, looking at a value would make the program wait for the device."""
     with torch.device("meta"):
         model, given = GPTModel(SMALL), torch.zeros(2, 5, dtype=torch.long)
-    assert model(given).shape == (2, 5, 61)  # every tensor is made on the device of the input
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: pytest.fail("a value was looked at"))
+    assert model(given).shape == (2, 5, 61)
+
+
+def test_model_makes_its_tensors_on_the_device_of_the_input():
+    model, given = GPTModel(SMALL).eval(), ids(1, 2, 3)
+    expected = model(given)
+    with torch.device("meta"):  # where a tensor is made that names no device
+        assert torch.equal(model(given), expected)
 
 
 # 4.7
