@@ -77,10 +77,9 @@ def assert_same_output_and_gradients(module, reference, x, pairs):
 
 
 def attention_by_hand(q, k, v):
-    """Causal attention in which the queries (B, H, T, Dh) are those of the last T of S tokens."""
-    T, S = q.shape[2], k.shape[2]
-    scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])  # (B, H, T, S)
-    later = torch.arange(S) > torch.arange(S - T, S)[:, None]
+    """Causal attention of queries, keys and values (B, H, T, Dh)."""
+    scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])  # (B, H, T, T)
+    later = torch.ones_like(scores, dtype=torch.bool).triu(1)
     return scores.masked_fill(later, -math.inf).softmax(dim=-1) @ v
 
 

@@ -1,12 +1,13 @@
 """What the parts answer to input that cannot be right: the table is the test.
 
-Each key of TABLE says who is asked; each of them is asked every row below. A row says in words what is tried,
-and then what is given, the type of the error, and its whole message. Nothing may have changed after it.
+Each key of TABLE names the parts that are asked; each of them is asked every row below it. A row says in
+words what is tried, then gives the value, the type of the error and its whole message. A message that ends in
+"…" is only the beginning: the error is Python's or PyTorch's own. Nothing may have changed after it.
 """
 
+import copy
 import math
 from decimal import Decimal
-from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from helpers import (
     ExampleDeepNeuralNetwork,
     FeedForward,
     GPTModel,
-    KVCache,
     LayerNorm,
     MultiHeadAttention,
     TransformerBlock,
@@ -30,13 +30,16 @@ from helpers import (
     generate_text_simple,
     gpt2_tokenizer,
     gradient_magnitudes,
+    stream_tokens,
     text_to_token_ids,
+    tie_weights,
     token_ids_to_text,
 )
 
-MODEL, BLOCK, NORM = GPTModel(SMALL), TransformerBlock(SMALL), LayerNorm(7)
+MODEL, BLOCK, NORM = GPTModel(SMALL).eval(), TransformerBlock(SMALL), LayerNorm(7)
 ATTENTION = MultiHeadAttention(**ATTENTION_ARGUMENTS)
-PARTS = nn.ModuleList([MODEL, BLOCK, NORM, ATTENTION])
+FEED_FORWARD, NETWORK = FeedForward(SMALL), ExampleDeepNeuralNetwork([3, 3], use_shortcut=True)
+PARTS = nn.ModuleList([MODEL, BLOCK, NORM, ATTENTION, FEED_FORWARD, NETWORK])
 
 
 def config(**changes):
@@ -45,6 +48,12 @@ def config(**changes):
 
 def without(key):
     return {name: value for name, value in SMALL.items() if name != key}
+
+
+def meta_model(cfg):
+    """Without memory: the embeddings, built before attention looks at qkv_bias, draw no random numbers."""
+    with torch.device("meta"):
+        GPTModel(cfg)
 
 
 def network(layer_sizes):
@@ -94,45 +103,38 @@ def generate_none(idx):
     generate({"idx": idx, "max_new_tokens": 0})
 
 
-def holding_7(max_tokens):
-    """A cache with the keys and values of 7 tokens."""
-    cache = KVCache(max_tokens)
-    cache.append(torch.zeros(1, 3, 7, 8), torch.zeros(1, 3, 7, 8))
-    return cache
+def generate_ids(idx):
+    generate({"idx": idx})
 
 
-def append(shape):
-    holding_7(12).append(torch.zeros(shape), torch.zeros(shape))
+def stream(changes):
+    next(stream_tokens(MODEL, **{"idx": ids(1, 2), "context_size": 12, **changes}))
 
 
-def attend_after_7(x):
-    ATTENTION(x, holding_7(20))
+def tie(head):
+    model = copy.deepcopy(MODEL)
+    model.out_head = head
+    tie_weights(model)
 
 
-def process_after_7(idx):
-    MODEL(idx, [holding_7(20), holding_7(20)])
+def logits(fill):
+    """Arguments with a model whose every logit is `fill`."""
+    return {"model": lambda idx: torch.full((*idx.shape, 61), fill), "temperature": 1.0}
 
 
-def with_caches(n):
-    MODEL(ids(1, 2), [KVCache(12)] * n)
-
+BLOCK_KEYS = ("emb_dim", "context_length", "drop_rate", "n_heads")
 
 # How the longer messages begin, or all of them
-KEYS = (
-    "a configuration has the keys ['vocab_size', 'context_length', 'emb_dim', 'n_heads', 'n_layers', "
-    "'drop_rate', 'qkv_bias']; "
-)
-NOT_DICT = "a configuration must be a dict, got "
-NOT_LIST = "layer_sizes must be a list or a tuple, got "
 NOT_DIM = "emb_dim must be an integer, got "
 NOT_RATE = "drop_rate must be at least 0 and below 1, got "
 NOT_NUMBER = "drop_rate must be a number, got "
 NOT_DROPOUT = "dropout must be at least 0 and below 1, got "
 NOT_BOOL = "qkv_bias must be True or False, got "
-NO_WEIGHT = " has no trainable parameter whose name ends with 'weight'"
+NO_WEIGHT = "`inputs` argument to `grad()` cannot be empty…"
 NOT_TOKENS = "the input must have shape (B, T, d_in), got "
-ATTEND_13 = "cannot attend over 13 tokens, context_length is only 12"
-PROCESS_13 = "cannot process a sequence of 13 tokens, context_length is only 12"
+SEQUENCE_13 = "got a sequence of 13 tokens, context_length is only 12"
+NOT_MULTIPLIED = "mat1 and mat2 shapes cannot be multiplied…"
+NOT_SAME_DTYPE = "mat1 and mat2 must have the same dtype…"
 UNKNOWN_WEIGHT = (
     "Error(s) in loading state_dict for GPTModel:\n"
     '\tUnexpected key(s) in state_dict: "trf_blocks.0.att.other". '
@@ -142,18 +144,20 @@ NOT_BATCH = "token ids must have shape (B, T) with B and T at least 1, got "
 NOT_ONE = "one sequence of shape (1, T) can be decoded at a time, got "
 OUTSIDE_61 = "token ids must lie in 0 ... 60, got ids from "
 OUTSIDE_GPT2 = "token ids must lie in 0 ... 50256, got ids from "
-TO_READ_13 = "the model would have to read 13 tokens, its context_length is only 12"
 NOT_TEMPERATURE = "temperature must be a number, got "
-NOT_IN_RANGE = "temperature must be 0 (greedy) or lie in 0.001 ... 1000, got "
+NOT_IN_RANGE = "temperature must be at least 0 and below inf, got "
+NOT_TOP_P = "top_p must be above 0 and at most 1, got "
 NOT_TOP_K = "top_k must be an integer, got "
 NOT_EOS = "eos_id must be an integer, got "
-NOT_GENERATOR = "generator must be a torch.Generator, got "
-NOT_ROOM = "max_tokens must be an integer, got "
+NOT_GENERATOR = "multinomial(): argument 'generator' must be torch.Generator, not …"
+NOT_FROM = "probability tensor contains either `inf`, `nan` or element < 0…"
+NAN = "the model's logits are nan"
+NOT_TIED = "out_head must have tok_emb's shape (61, 24), got "
 NOT_COUNT = "max_new_tokens must be an integer, got "
 NOT_SIZE = "context_size must be an integer, got "
 
 TABLE = {
-    (check_config, TransformerBlock, GPTModel): [
+    (check_config, GPTModel): [
         ("emb_dim 0", config(emb_dim=0), ValueError, "emb_dim must be at least 1, got 0"),
         ("emb_dim negative", config(emb_dim=-24), ValueError, "emb_dim must be at least 1, got -24"),
         ("emb_dim a float", config(emb_dim=24.0), TypeError, NOT_DIM + "24.0"),
@@ -184,27 +188,35 @@ TABLE = {
         ("drop_rate complex", config(drop_rate=0.1j), TypeError, NOT_NUMBER + "0.1j"),
         ("drop_rate a tensor", config(drop_rate=torch.tensor(0.5)), TypeError, NOT_NUMBER + "tensor(0.5000)"),
         ("drop_rate a Decimal", config(drop_rate=Decimal("0.1")), TypeError, NOT_NUMBER + "Decimal('0.1')"),
+        *((f"no {key}", without(key), KeyError, repr(key)) for key in SMALL if key != "qkv_bias"),
+        ("misspelled key", {**without("n_heads"), "heads": 3}, KeyError, "'n_heads'"),
+        ("empty dict", {}, KeyError, "'vocab_size'"),
+        ("sizes", GPT2_CONFIGS, KeyError, "'vocab_size'"),
+        ("a class", dict, TypeError, "vocab_size must be an integer, got dict['vocab_size']"),
+    ],
+    (meta_model, TransformerBlock): [
+        ("no qkv_bias", without("qkv_bias"), KeyError, "'qkv_bias'"),
         ("qkv_bias 1", config(qkv_bias=1), TypeError, NOT_BOOL + "1"),
         ("qkv_bias None", config(qkv_bias=None), TypeError, NOT_BOOL + "None"),
         ("qkv_bias a str", config(qkv_bias="False"), TypeError, NOT_BOOL + "'False'"),
         ("qkv_bias of numpy", config(qkv_bias=np.True_), TypeError, NOT_BOOL + "np.True_"),
-        ("unknown key", config(dropout=0.1), ValueError, KEYS + "missing [], unknown ['dropout']"),
-        ("a key that is no str", {**SMALL, 7: 7}, ValueError, KEYS + "missing [], unknown [7]"),
-        *((f"no {key}", without(key), ValueError, KEYS + f"missing ['{key}'], unknown []") for key in SMALL),
-        (
-            "misspelt key",
-            {**without("n_heads"), "heads": 3},
-            ValueError,
-            KEYS + "missing ['n_heads'], unknown ['heads']",
-        ),
-        ("empty dict", {}, ValueError, KEYS + f"missing {list(SMALL)}, unknown []"),
-        ("sizes", GPT2_CONFIGS, ValueError, KEYS + f"missing {list(SMALL)}, unknown {list(GPT2_CONFIGS)}"),
-        ("None", None, TypeError, NOT_DICT + "None"),
-        ("a list", [], TypeError, NOT_DICT + "[]"),
-        ("a name", "gpt2-small", TypeError, NOT_DICT + "'gpt2-small'"),
-        ("a number", 124, TypeError, NOT_DICT + "124"),
-        ("a class", dict, TypeError, NOT_DICT + "<class 'dict'>"),
-        ("a read-only dict", MappingProxyType({}), TypeError, NOT_DICT + "mappingproxy({})"),
+    ],
+    (check_config, GPTModel, TransformerBlock, FeedForward): [
+        ("None", None, TypeError, "'NoneType' object is not subscriptable…"),
+        ("a list", [], TypeError, "list indices must be integers or slices, not str…"),
+        ("a name", "gpt2-small", TypeError, "string indices must be integers…"),
+        ("a number", 124, TypeError, "'int' object is not subscriptable…"),
+    ],
+    (TransformerBlock,): [  # its attention says what is wrong, by the names of its own arguments
+        *((f"no {key}", without(key), KeyError, repr(key)) for key in BLOCK_KEYS),
+        ("empty dict", {}, KeyError, "'emb_dim'"),
+        ("emb_dim 0", config(emb_dim=0), ValueError, "d_in must be at least 1, got 0"),
+        ("emb_dim a float", config(emb_dim=24.0), TypeError, "d_in must be an integer, got 24.0"),
+        ("no context", config(context_length=None), TypeError, "context_length must be an integer, got None"),
+        ("n_heads 0", config(n_heads=0), ValueError, "num_heads must be at least 1, got 0"),
+        ("5 heads", config(n_heads=5), ValueError, "d_out must be divisible by num_heads, got 24 and 5"),
+        ("drop_rate 1", config(drop_rate=1), ValueError, NOT_DROPOUT + "1"),
+        ("drop_rate a str", config(drop_rate="0.1"), TypeError, "dropout must be a number, got '0.1'"),
     ],
     (FeedForward,): [
         ("emb_dim 0", config(emb_dim=0), ValueError, "emb_dim must be at least 1, got 0"),
@@ -234,9 +246,8 @@ TABLE = {
         ("width 0", torch.zeros(2, 0), ValueError, "the input must have 7 features, got shape (2, 0)"),
     ],
     (network,): [
-        ("no sizes", [], ValueError, "layer_sizes needs an input and an output size, got []"),
-        ("one size", [3], ValueError, "layer_sizes needs an input and an output size, got [3]"),
-        ("one letter", "3", TypeError, NOT_LIST + "'3'"),
+        ("no sizes", [], ValueError, "the number of layer_sizes must be at least 2, got 0"),
+        ("one size", [3], ValueError, "the number of layer_sizes must be at least 2, got 1"),
         ("size 0", [3, 0], ValueError, "layer_sizes[1] must be at least 1, got 0"),
         ("second size -1", (3, -1, 3), ValueError, "layer_sizes[1] must be at least 1, got -1"),
         ("size a float", [3, 2.5], TypeError, "layer_sizes[1] must be an integer, got 2.5"),
@@ -244,14 +255,12 @@ TABLE = {
         ("last size True", [3, 3, True], TypeError, "layer_sizes[2] must be an integer, got True"),
         ("size None", [3, None], TypeError, "layer_sizes[1] must be an integer, got None"),
         ("size a list", [[3], 3], TypeError, "layer_sizes[0] must be an integer, got [3]"),
-        ("sizes a str", "33", TypeError, NOT_LIST + "'33'"),
-        ("of numpy", np.array([3, 3]), TypeError, NOT_LIST + "array([3, 3])"),
-        ("a tensor", torch.tensor([3, 3]), TypeError, NOT_LIST + "tensor([3, 3])"),
-        ("one number", 3, TypeError, NOT_LIST + "3"),
-        ("sizes None", None, TypeError, NOT_LIST + "None"),
-        ("a set", {3, 4}, TypeError, NOT_LIST + "{3, 4}"),
-        ("a dict", {3: 1, 4: 2}, TypeError, NOT_LIST + "{3: 1, 4: 2}"),
-        ("bytes", b"33", TypeError, NOT_LIST + "b'33'"),
+        ("sizes a str", "33", TypeError, "layer_sizes[0] must be an integer, got '3'"),
+        ("of numpy", np.array([3, 3]), TypeError, "layer_sizes[0] must be an integer, got np.int64(3)"),
+        ("a tensor", torch.tensor([3, 3]), TypeError, "layer_sizes[0] must be an integer, got tensor(3)"),
+        ("one number", 3, TypeError, "'int' object is not iterable…"),
+        ("sizes None", None, TypeError, "'NoneType' object is not iterable…"),
+        ("a set", {3, 4}, TypeError, "'set' object is not subscriptable…"),
     ],
     (shortcuts,): [
         ("a str", "False", TypeError, "use_shortcut must be True or False, got 'False'"),
@@ -259,10 +268,11 @@ TABLE = {
         ("1", 1, TypeError, "use_shortcut must be True or False, got 1"),
     ],
     (magnitudes,): [
-        ("no parameter", nn.Identity(), ValueError, "Identity" + NO_WEIGHT),
-        ("no name like that", LayerNorm(3), ValueError, "LayerNorm" + NO_WEIGHT),
-        ("none trainable", nn.Linear(3, 3).requires_grad_(False), ValueError, "Linear" + NO_WEIGHT),
-        ("an activation", GELU(), ValueError, "GELU" + NO_WEIGHT),
+        ("no parameter", nn.Identity(), RuntimeError, NO_WEIGHT),
+        ("no name like that", LayerNorm(3), RuntimeError, NO_WEIGHT),
+        ("none trainable", nn.Linear(3, 3).requires_grad_(False), RuntimeError, NO_WEIGHT),
+        ("an activation", GELU(), RuntimeError, NO_WEIGHT),
+        ("another width", nn.Linear(4, 3), RuntimeError, NOT_MULTIPLIED),
     ],
     (attention,): [
         ("5 heads", {"num_heads": 5}, ValueError, "d_out must be divisible by num_heads, got 24 and 5"),
@@ -289,11 +299,24 @@ TABLE = {
         ("1-D", torch.zeros(10), ValueError, NOT_TOKENS + "(10,)"),
         ("2-D", torch.zeros(3, 10), ValueError, NOT_TOKENS + "(3, 10)"),
         ("4-D", torch.zeros(1, 1, 3, 10), ValueError, NOT_TOKENS + "(1, 1, 3, 10)"),
-        ("13 tokens", torch.zeros(1, 13, 10), ValueError, ATTEND_13),
+        ("13 tokens", torch.zeros(1, 13, 10), ValueError, SEQUENCE_13),
+        ("width 9", torch.zeros(1, 3, 9), RuntimeError, NOT_MULTIPLIED),
+        ("float64", torch.zeros(1, 3, 10).double(), RuntimeError, NOT_SAME_DTYPE),
+        ("token ids", ids(1, 2), ValueError, NOT_TOKENS + "(1, 2)"),
+        ("a list", [[[0.0] * 10]], AttributeError, "'list' object has no attribute…"),
+    ],
+    (FEED_FORWARD, NETWORK): [
+        ("width 2", torch.zeros(1, 2), RuntimeError, NOT_MULTIPLIED),
+        ("width 25", torch.zeros(1, 3, 25), RuntimeError, NOT_MULTIPLIED),
+        ("no width", torch.zeros(()), RuntimeError, "both arguments to linear need to be at least 1D…"),
+        ("a list", [1.0], TypeError, "linear(): argument 'input' (position 1) must be Tensor, not list…"),
+    ],
+    (GELU(),): [
+        ("a list", [1.0], TypeError, "gelu(): argument 'input' (position 1) must be Tensor, not list…"),
     ],
     (BLOCK,): [
         ("2-D", torch.zeros(3, 24), ValueError, NOT_TOKENS + "(3, 24)"),
-        ("13 tokens", torch.zeros(1, 13, 24), ValueError, ATTEND_13),
+        ("13 tokens", torch.zeros(1, 13, 24), ValueError, SEQUENCE_13),
         ("width 23", torch.zeros(3, 23), ValueError, "the input must have 24 features, got shape (3, 23)"),
         ("width 1", torch.zeros(1, 3, 1), ValueError, "the input must have 24 features, got shape (1, 3, 1)"),
         ("token ids", ids(1, 2), ValueError, "the input must have 24 features, got shape (1, 2)"),
@@ -321,39 +344,19 @@ TABLE = {
     (check_token_ids, MODEL, simple_ids, generate_none): [
         ("1-D", torch.tensor([1, 2]), ValueError, NOT_BATCH + "(2,)"),
     ],
-    (MODEL, simple_ids, generate_none, process_after_7): [
+    (MODEL, simple_ids, generate_ids): [
         ("id 61 of 61", ids(0, 61), ValueError, OUTSIDE_61 + "0 to 61"),
         ("id -1", ids(-1, 3), ValueError, OUTSIDE_61 + "-1 to 3"),
         ("id 2**40", ids(2**40), ValueError, OUTSIDE_61 + "1099511627776 to 1099511627776"),
         ("id -100", ids(-100).int(), ValueError, OUTSIDE_61 + "-100 to -100"),
     ],
     (MODEL,): [
-        ("13 tokens", ids(*range(13)), ValueError, PROCESS_13),
+        ("13 tokens", ids(*range(13)), ValueError, SEQUENCE_13),
     ],
-    (KVCache,): [
-        ("no room", 0, ValueError, "max_tokens must be at least 1, got 0"),
-        ("room for -1", -1, ValueError, "max_tokens must be at least 1, got -1"),
-        ("room a float", 12.0, TypeError, NOT_ROOM + "12.0"),
-        ("room a str", "12", TypeError, NOT_ROOM + "'12'"),
-        ("room True", True, TypeError, NOT_ROOM + "True"),
-        ("room None", None, TypeError, NOT_ROOM + "None"),
-    ],
-    (append,): [
-        ("too many", (1, 3, 6, 8), ValueError, "the cache has room for 12 tokens, not for 13"),
-        ("another B", (2, 3, 1, 8), ValueError, "the cache is for (B, H) = (1, 3), got (2, 3)"),
-        ("another H", (1, 1, 1, 8), ValueError, "the cache is for (B, H) = (1, 3), got (1, 1)"),
-    ],
-    (attend_after_7,): [
-        ("6 more tokens", torch.zeros(1, 6, 10), ValueError, ATTEND_13),
-        ("another B", torch.zeros(2, 1, 10), ValueError, "the cache is for (B, H) = (1, 3), got (2, 3)"),
-    ],
-    (process_after_7,): [
-        ("6 more tokens", ids(*range(6)), ValueError, PROCESS_13),
-    ],
-    (with_caches,): [
-        ("none", 0, ValueError, "2 blocks need as many caches, got 0"),
-        ("one", 1, ValueError, "2 blocks need as many caches, got 1"),
-        ("three", 3, ValueError, "2 blocks need as many caches, got 3"),
+    (tie,): [
+        ("another V", nn.Linear(24, 60), ValueError, NOT_TIED + "(60, 24)"),
+        ("another D", nn.Linear(23, 61), ValueError, NOT_TIED + "(61, 23)"),
+        ("no weight", nn.Identity(), AttributeError, "'Identity' object has no attribute 'weight'…"),
     ],
     (load,): [
         ("unknown weight", {"trf_blocks.0.att.other": torch.ones(1)}, RuntimeError, UNKNOWN_WEIGHT),
@@ -371,21 +374,17 @@ TABLE = {
         ("context_size True", {"context_size": True}, TypeError, NOT_SIZE + "True"),
         ("context_size None", {"context_size": None}, TypeError, NOT_SIZE + "None"),
         ("context_size of numpy", {"context_size": np.int64(12)}, TypeError, NOT_SIZE + "np.int64(12)"),
-    ],
-    (simple,): [
-        ("a window of 13", {"idx": ids(*range(20)), "context_size": 13}, ValueError, PROCESS_13),
+        ("a window of 13", {"idx": ids(*range(20)), "context_size": 13}, ValueError, SEQUENCE_13),
+        ("12 + 2 tokens", {"idx": ids(*range(12)), "context_size": 99}, ValueError, SEQUENCE_13),
+        ("2 + 12 tokens", {"max_new_tokens": 12, "context_size": 99}, ValueError, SEQUENCE_13),
+        ("no model", {"model": None}, TypeError, "'NoneType' object is not callable…"),
     ],
     (generate,): [
-        ("a window of 13", {"idx": ids(*range(20)), "context_size": 13}, ValueError, TO_READ_13),
-        ("12 + 2 tokens", {"idx": ids(*range(12)), "context_size": 99}, ValueError, TO_READ_13),
-        ("2 + 12 tokens", {"max_new_tokens": 12, "context_size": 99}, ValueError, TO_READ_13),
         ("temperature -1", {"temperature": -1}, ValueError, NOT_IN_RANGE + "-1"),
         ("temperature below 0", {"temperature": -1e-9}, ValueError, NOT_IN_RANGE + "-1e-09"),
         ("temperature nan", {"temperature": math.nan}, ValueError, NOT_IN_RANGE + "nan"),
         ("temperature inf", {"temperature": math.inf}, ValueError, NOT_IN_RANGE + "inf"),
-        ("temperature 1e-40", {"temperature": 1e-40}, ValueError, NOT_IN_RANGE + "1e-40"),
-        ("temperature 10**400", {"temperature": 10**400}, ValueError, NOT_IN_RANGE + str(10**400)),
-        ("callback 5", {"callback": 5}, TypeError, "callback must be a function of a step's tokens, got 5"),
+        ("temperature -inf", {"temperature": -math.inf}, ValueError, NOT_IN_RANGE + "-inf"),
         ("temperature True", {"temperature": True}, TypeError, NOT_TEMPERATURE + "True"),
         ("temperature None", {"temperature": None}, TypeError, NOT_TEMPERATURE + "None"),
         ("temperature a str", {"temperature": "1"}, TypeError, NOT_TEMPERATURE + "'1'"),
@@ -397,30 +396,35 @@ TABLE = {
         ("top_k True", {"top_k": True}, TypeError, NOT_TOP_K + "True"),
         ("top_k a str", {"top_k": "5"}, TypeError, NOT_TOP_K + "'5'"),
         ("top_k 0, sampling", {"top_k": 0, "temperature": 1}, ValueError, "top_k must be at least 1, got 0"),
+        ("top_p 0", {"top_p": 0}, ValueError, NOT_TOP_P + "0"),
+        ("top_p below 0", {"top_p": -1e-9}, ValueError, NOT_TOP_P + "-1e-09"),
+        ("top_p above 1", {"top_p": 1.001}, ValueError, NOT_TOP_P + "1.001"),
+        ("top_p inf", {"top_p": math.inf}, ValueError, NOT_TOP_P + "inf"),
+        ("top_p nan", {"top_p": math.nan}, ValueError, NOT_TOP_P + "nan"),
+        ("top_p False", {"top_p": False}, ValueError, NOT_TOP_P + "False"),
+        ("top_p a str", {"top_p": "0.9"}, TypeError, "'<' not supported between instances…"),
+        ("top_p 0, sampling", {"top_p": 0, "temperature": 1}, ValueError, NOT_TOP_P + "0"),
+        ("logits nan", logits(math.nan), ValueError, NAN),
+        ("logits nan, greedy", {**logits(math.nan), "temperature": 0}, ValueError, NAN),
+        ("logits inf", logits(math.inf), RuntimeError, NOT_FROM),
         ("eos_id -1", {"eos_id": -1}, ValueError, "eos_id must be at least 0, got -1"),
-        ("eos_id 61 of 61", {"eos_id": 61}, ValueError, "eos_id must lie in 0 ... 60, got 61"),
-        ("eos_id of GPT-2", {"eos_id": 50256}, ValueError, "eos_id must lie in 0 ... 60, got 50256"),
         ("eos_id a float", {"eos_id": 1.0}, TypeError, NOT_EOS + "1.0"),
         ("eos_id False", {"eos_id": False}, TypeError, NOT_EOS + "False"),
         ("eos_id a tensor", {"eos_id": torch.tensor(1)}, TypeError, NOT_EOS + "tensor(1)"),
         ("eos_id a str", {"eos_id": "<|endoftext|>"}, TypeError, NOT_EOS + "'<|endoftext|>'"),
-        ("generator 123", {"generator": 123}, TypeError, NOT_GENERATOR + "123"),
-        ("generator True", {"generator": True}, TypeError, NOT_GENERATOR + "True"),
-        (
-            "generator of numpy",
-            {"generator": np.random.default_rng},
-            TypeError,
-            NOT_GENERATOR + repr(np.random.default_rng),
-        ),
+    ],
+    (generate, stream): [
+        ("generator 123", {"generator": 123, "temperature": 1.0}, TypeError, NOT_GENERATOR),
+        ("generator True", {"generator": True, "temperature": 1.0}, TypeError, NOT_GENERATOR),
+        ("of numpy", {"generator": np.random.default_rng(), "temperature": 1.0}, TypeError, NOT_GENERATOR),
     ],
     (encode,): [
-        ("no text", "", ValueError, "the text must have at least one character, got ''"),
-        ("None", None, TypeError, "the text must be a str, got NoneType"),
-        ("a number", 7, TypeError, "the text must be a str, got int"),
-        ("bytes", b"Hello", TypeError, "the text must be a str, got bytes"),
-        ("a list", ["Hello"], TypeError, "the text must be a str, got list"),
-        ("token ids", ids(1, 2), TypeError, "the text must be a str, got Tensor"),
-        ("a class", str, TypeError, "the text must be a str, got type"),
+        ("no text", "", ValueError, NOT_BATCH + "(1, 0)"),
+        ("None", None, TypeError, "'None' is not an instance of 'str'…"),
+        ("a number", 7, TypeError, "'int' object is not an instance of 'str'…"),
+        ("bytes", b"Hello", TypeError, "'bytes' object is not an instance of 'str'…"),
+        ("a list", ["Hello"], TypeError, "'list' object is not an instance of 'str'…"),
+        ("token ids", ids(1, 2), TypeError, "'Tensor' object is not an instance of 'str'…"),
     ],
     (decode,): [
         ("two sequences", torch.ones(2, 3, dtype=torch.long), ValueError, NOT_ONE + "(2, 3)"),
@@ -458,7 +462,9 @@ def test_refusal(part, given, error, message):
     (tensors, rest), text = state(), repr(given)
     with pytest.raises(error) as caught:
         part(given)
-    assert type(caught.value) is error and str(caught.value) == message
+    assert type(caught.value) is error
+    beginning, own, _ = message.partition("…")
+    assert str(caught.value).startswith(beginning) if own else str(caught.value) == message
     tensors_after, rest_after = state()
     assert rest == rest_after and text == repr(given)
     assert all(torch.equal(tensor, tensors_after[key]) for key, tensor in tensors.items())

@@ -34,6 +34,7 @@ from helpers import (
     generate_text_simple,
     gradient_magnitudes,
     text_to_token_ids,
+    tie_weights,
     token_ids_to_text,
 )
 from notebooks import compare
@@ -346,7 +347,7 @@ def test_count_parameters_counts_a_shared_tensor_once(qkv_bias):
     cfg = {**SMALL, "qkv_bias": qkv_bias}
     model, untied = GPTModel(cfg), untied_parameters(cfg)
     assert count_parameters(model) == untied
-    model.out_head.weight = model.tok_emb.weight
+    tie_weights(model)
     assert count_parameters(model) == untied - SMALL["vocab_size"] * SMALL["emb_dim"]
 
 
@@ -356,10 +357,19 @@ def test_model_takes_the_largest_input_and_int32():
     assert torch.equal(model.eval()(ids(1, 2).int()), model(ids(1, 2)))
 
 
-def test_model_runs_on_meta():
+def test_model_runs_on_meta_without_looking_at_a_value(monkeypatch):
+    """Elsewhere than on a CPU, looking at a value would make the program wait for the device."""
     with torch.device("meta"):
         model, given = GPTModel(SMALL), torch.zeros(2, 5, dtype=torch.long)
-    assert model(given).shape == (2, 5, 61)  # every tensor is made on the device of the input
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: pytest.fail("a value was looked at"))
+    assert model(given).shape == (2, 5, 61)
+
+
+def test_model_makes_its_tensors_on_the_device_of_the_input():
+    model, given = GPTModel(SMALL).eval(), ids(1, 2, 3)
+    expected = model(given)
+    with torch.device("meta"):  # where a tensor is made that names no device
+        assert torch.equal(model(given), expected)
 
 
 # 4.7
@@ -436,7 +446,7 @@ def test_public_names_say_what_they_do():
         for n, v in vars(helpers).items()
         if getattr(v, "__module__", "") == "helpers" and not n.startswith("_")
     ]
-    assert len(public) >= 17
+    assert len(public) >= 25
     for item in public:
         assert item.__doc__ and item.__doc__.splitlines()[0].endswith((".", ":")), item
         if isinstance(item, type):
