@@ -145,8 +145,8 @@ def plain_gpt2(tensors, ids, start, cache):
         x = x + F.linear(context.transpose(1, 2).flatten(0, 1).flatten(1), *out_proj)
         h = F.gelu(F.linear(F.layer_norm(x, *norm2), *wide), approximate="tanh")
         x = x + F.linear(h, *narrow)
-    last = F.layer_norm(x.view(B, T, -1)[:, -1:], *final_norm)  # (B, 1, D)
-    return F.linear(last, *out_head)
+    last = F.layer_norm(x.view(B, T, -1)[:, -1], *final_norm)  # (B, D)
+    return F.linear(last, *out_head)[:, None]
 
 
 KINDS = (GPTModel, TransformerBlock, MultiHeadAttention, FeedForward, LayerNorm, GELU)

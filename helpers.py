@@ -275,8 +275,7 @@ class MultiHeadAttention(nn.Module):
         # softmax(q k^T / sqrt(Dh) + causal mask) v, with dropout on the weights, and no T x T table in memory
         rate = self.dropout.p if self.dropout.training else 0.0
         context = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
-        context = context.transpose(1, 2).reshape(B, T, -1)  # heads side by side again: (B, T, d_out)
-        return self.out_proj(context)
+        return self.out_proj(context.transpose(1, 2).flatten(2))  # heads side by side again: (B, T, d_out)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.pop(prefix + "mask", None)  # the book's attention saves its mask; ours needs none
@@ -398,10 +397,11 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     if top_k is not None:
         lowest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < lowest_kept, float("-inf"))
-    probabilities = (logits / temperature).softmax(dim=-1)
+    probabilities = (logits / max(float(temperature), 1e-8)).softmax(dim=-1)  # at 0, as good as greedy
     if top_p is not None and top_p < 1:
         best, order = probabilities.sort(dim=-1, descending=True)
         cut = best.cumsum(dim=-1) - best >= top_p  # the better ones reach top_p without this one
+        cut[..., 0] = False  # the best always stays
         probabilities = probabilities.masked_fill(cut.scatter(-1, order, cut), 0.0)
         probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
     return probabilities
@@ -413,10 +413,11 @@ def stream_tokens(model, idx, context_size, temperature=0.0, top_k=None, top_p=N
 
     `model` is anything that maps (B, T) ids to (B, T, V) logits. The other arguments are `generate`'s.
     """
+    check_generation(idx, 0, context_size, temperature, top_k, top_p)
     while True:
         logits = model(idx[:, -context_size:])[:, -1]  # (B, V)
-        if logits.isnan().any():
-            raise ValueError("the model's logits are nan")
+        if not logits.amax(dim=-1).isfinite().all():
+            raise ValueError("the model's logits are nan or infinite")
         if temperature == 0:
             idx_next = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
         else:
