@@ -185,10 +185,12 @@ def check_plain(model):
 INSTEAD = "give generate the model itself"
 
 
-NUMBERS = {nn.Dropout: ("training", "p"), LayerNorm: ("eps",), nn.Embedding: ("max_norm",)}
-NUMBERS[MultiHeadAttention] = ("num_heads", "head_dim", "context_length")
-
-
+NUMBERS = {  # what the parts read besides their tensors
+    nn.Dropout: ("training", "p"),
+    nn.Embedding: ("max_norm",),
+    LayerNorm: ("eps",),
+    MultiHeadAttention: ("num_heads", "head_dim", "context_length"),
+}
 STEPS = [0]  # of all optimizers
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import SMALL
+from support import SMALL
 from torch import nn
 from torch.nn import functional as F
 
@@ -169,14 +169,26 @@ def test_the_tolerance_is_the_callers():
 # Mistakes in attention, a block and the model
 
 
-class WithoutMask(MultiHeadAttention):
+class HeadsBy(MultiHeadAttention):
+    """Attention whose heads can be cut in another way, with or without the mask."""
+
+    masked = True
+
+    def cut(self, x):
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
     def forward(self, x):
-        heads = (self.split_heads(w(x)) for w in (self.W_query, self.W_key, self.W_value))
-        return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        heads = (self.cut(w(x)) for w in (self.W_query, self.W_key, self.W_value))
+        context = F.scaled_dot_product_attention(*heads, is_causal=self.masked)
+        return self.out_proj(context.transpose(1, 2).flatten(2))
 
 
-class OtherOrderOfHeads(MultiHeadAttention):
-    def split_heads(self, x):
+class WithoutMask(HeadsBy):
+    masked = False
+
+
+class OtherOrderOfHeads(HeadsBy):
+    def cut(self, x):
         return x.unflatten(-1, (self.head_dim, self.num_heads)).permute(0, 3, 1, 2)
 
 
