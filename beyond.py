@@ -136,16 +136,16 @@ def plain_gpt2(tensors, ids, start, cache):
     mask = torch.ones(T, S, dtype=torch.bool, device=ids.device).tril(start) if 1 < T < S else None
     x = (F.embedding(ids, tok_emb) + pos_emb[start:S]).flatten(0, 1)  # (B T, D)
     for (norm1, heads, qkv, out_proj, norm2, wide, narrow), (keys, values) in zip(blocks, cache, strict=True):
-        h = F.layer_norm(x, *norm1)
+        h = torch.layer_norm(x, *norm1)
         q, k, v = (F.linear(h, *layer).view(B, T, *heads).transpose(1, 2) for layer in qkv)  # (B, H, T, Dh)
         keys.narrow(2, start, T).copy_(k)
         values.narrow(2, start, T).copy_(v)
         k, v = keys.narrow(2, 0, S), values.narrow(2, 0, S)  # (B, H, S, Dh)
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T == S)
         x = x + F.linear(context.transpose(1, 2).flatten(0, 1).flatten(1), *out_proj)
-        h = F.gelu(F.linear(F.layer_norm(x, *norm2), *wide), approximate="tanh")
+        h = F.gelu(F.linear(torch.layer_norm(x, *norm2), *wide), approximate="tanh")
         x = x + F.linear(h, *narrow)
-    last = F.layer_norm(x.view(B, T, -1)[:, -1], *final_norm)  # (B, D)
+    last = torch.layer_norm(x.view(B, T, -1)[:, -1], *final_norm)  # (B, D)
     return F.linear(last, *out_head)[:, None]
 
 
@@ -176,6 +176,8 @@ def check_plain(model):
             raise ValueError(f"the forward of {what} was replaced; {INSTEAD}")
         if part._forward_hooks or part._forward_pre_hooks:
             raise ValueError(f"{what} has a hook that would not be called; {INSTEAD}")
+        if any(tensor.is_inference() for tensor in part.parameters(recurse=False)):
+            raise ValueError(f"{what} was made in inference mode, where changes are not counted; {INSTEAD}")
         if kind is nn.Embedding and part.max_norm is not None:
             raise ValueError(f"{what} has a max_norm; {INSTEAD}")
         if kind is nn.Dropout and part.training and part.p > 0:
@@ -202,19 +204,24 @@ register_optimizer_step_post_hook(count_step)
 
 
 def fingerprint(model):
-    """A list that differs from an earlier one if a part, a hook or a tensor of `model` has changed since."""
-    marks = [STEPS[0], torch.is_autocast_enabled(model.tok_emb.weight.device.type)]
-    marks += [*any_module._global_forward_hooks, *any_module._global_forward_pre_hooks]
-    parts = [model]
+    """A number that changes when a part, a hook or a tensor of `model` does. Quick, as every token asks."""
+    marks, parts = [STEPS[0], torch.is_autocast_enabled(model.tok_emb.weight.device.type)], [model]
+    if any_module._global_forward_hooks or any_module._global_forward_pre_hooks:
+        marks.append("hooked")
     for part in parts:  # the list grows: the parts of each part join it at the end
-        kind, own = type(part), vars(part)
-        hooked = own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own
-        marks += part, kind.forward, bool(hooked), *[own[name] for name in NUMBERS.get(kind, ())]
+        kind, own = type(part), part.__dict__
+        marks.append(part)
+        marks.append(kind.forward)
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+            marks.append("hooked")
+        for name in NUMBERS[kind] if kind in NUMBERS else ():
+            marks.append(own[name])
         for tensor in own["_parameters"].values():
-            if tensor is not None:  # inference tensors count no changes, so they always differ
-                marks += tensor.data_ptr(), object() if tensor.is_inference() else tensor._version
+            if tensor is not None:
+                marks.append(tensor.data_ptr())
+                marks.append(tensor._version)
         parts += own["_modules"].values()
-    return marks
+    return hash(tuple(marks))
 
 
 class CachedGPT:
@@ -226,18 +233,20 @@ class CachedGPT:
     """
 
     def __init__(self, model):
-        self.model, self.marks = model, None
+        self.model, self.mark = model, None
         self.notice_changes()
 
     def notice_changes(self):
-        if self.marks is None or fingerprint(self.model) != self.marks:
+        if self.mark is None or fingerprint(self.model) != self.mark:
             check_plain(self.model)
-            self.tensors, self.marks = tensors_of(self.model), fingerprint(self.model)
+            self.tensors, self.mark = tensors_of(self.model), fingerprint(self.model)
+            self.attention = [block.att for block in self.model.trf_blocks]
+            self.limit = min(len(self.model.pos_emb.weight), *(att.context_length for att in self.attention))
             self.ids = self.cache = None
 
     def __call__(self, ids):
         self.notice_changes()
-        check_token_ids(ids, self.model.tok_emb.num_embeddings, self.limit())
+        check_token_ids(ids, self.model.tok_emb.num_embeddings, self.limit)
         with torch.inference_mode():
             start = self.remembered(ids)
             self.ids = None  # if this is interrupted, nothing half written counts as read
@@ -245,19 +254,12 @@ class CachedGPT:
             self.ids = ids.clone()
         return logits.clone()  # made outside of inference mode: a tensor like any other
 
-    def limit(self):
-        lengths = [block.att.context_length for block in self.model.trf_blocks]
-        return min(self.model.pos_emb.num_embeddings, *lengths)
-
     def remembered(self, ids):
-        """How many of the first ids need not be read again; the last one always is, for its logits."""
-        if self.ids is not None and len(self.ids) == len(ids):
-            T = min(self.ids.shape[1], ids.shape[1])
-            equal = (self.ids[:, :T] == ids[:, :T]).all(dim=0)  # (T,)
-            return min(equal.cumprod(dim=0).sum().item(), ids.shape[1] - 1)
+        """How many of the ids need not be read again; the last one always is, for its logits."""
+        if self.ids is not None and torch.equal(ids[:, : self.ids.shape[1]], self.ids):
+            return min(self.ids.shape[1], ids.shape[1] - 1)
         if self.cache is None or len(self.cache[0][0]) != len(ids):
-            attention = [block.att for block in self.model.trf_blocks]
-            shapes = [(len(ids), att.num_heads, self.limit(), att.head_dim) for att in attention]
+            shapes = [(len(ids), att.num_heads, self.limit, att.head_dim) for att in self.attention]
             weight = self.model.tok_emb.weight
             self.cache = [(weight.new_empty(shape), weight.new_empty(shape)) for shape in shapes]
         return 0

@@ -139,7 +139,7 @@ def check_token_ids(ids, vocab_size=None, context_length=None):
     if vocab_size is None or torch.compiler.is_compiling() or ids.device.type != "cpu":
         return
     try:
-        low, high = ids.min().item(), ids.max().item()
+        low, high = (bound.item() for bound in ids.aminmax())
     except RuntimeError:  # inside vmap a tensor stands for many
         return
     if low < 0 or high >= vocab_size:
