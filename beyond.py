@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from helpers import tie_weights
+
 
 def gpt2_tensors(model):
     """Names of a released checkpoint's tensors -> the parameters of `model` that each of them fills.
@@ -48,7 +50,7 @@ def load_gpt2_weights(model, path):
     Source: Radford and others (2019), "Language Models are Unsupervised Multitask Learners"; the files are at
     https://huggingface.co/openai-community.
     """
-    from safetensors import SafetensorError, safe_open  # here, since nothing else in this file needs it
+    from safetensors import SafetensorError, safe_open  # only here
 
     wanted = gpt2_tensors(model)
     if any(parameter.is_meta for parameter in model.parameters()):
@@ -81,8 +83,7 @@ def load_gpt2_weights(model, path):
             tensor = tensor.mT if ".c_" in name and tensor.ndim == 2 else tensor
             for part, piece in zip(parts, tensor.split([len(part) for part in parts]), strict=True):
                 part.copy_(piece)
-    model.out_head.weight = model.tok_emb.weight
-
+    tie_weights(model)
 
 # ---- Beyond 3: Fast generation (notebooks/beyond_3_fast_generation.ipynb) ----------------------------------
 import torch
@@ -123,6 +124,20 @@ def tensors_of(model):
     return model.tok_emb.weight, model.pos_emb.weight, blocks, norm(model.final_norm), linear(model.out_head)
 
 
+def longest_text(model):
+    """The most tokens that `model` can read at once."""
+    return min(model.pos_emb.num_embeddings, *[block.att.context_length for block in model.trf_blocks])
+
+
+def new_cache(model, batch=1):
+    """Room for the keys and values of `batch` texts: for each block two tensors (B, H, longest text, Dh)."""
+    cache = []
+    for att in [block.att for block in model.trf_blocks]:
+        shape = (batch, att.num_heads, longest_text(model), att.head_dim)
+        cache.append((att.W_key.weight.new_empty(shape), att.W_value.weight.new_empty(shape)))
+    return cache
+
+
 def plain_gpt2(tensors, ids, start, cache):
     """GPT-2 in plain functions: reads `ids` after the `start` tokens in `cache`, scores the last.
 
@@ -149,13 +164,53 @@ def plain_gpt2(tensors, ids, start, cache):
     return F.linear(last, *out_head)[:, None]
 
 
-KINDS = (GPTModel, TransformerBlock, MultiHeadAttention, FeedForward, LayerNorm, GELU)
-KINDS += (nn.Linear, nn.Embedding, nn.Dropout, nn.Sequential)
+class CachedGPT:
+    """A GPTModel that remembers the keys and values of what it has read, and reads only what is new.
+
+    Call it like the model, with all ids so far; the logits are the model's, also after its weights changed.
+    Shape: (B, T) token ids -> (B, 1, V) logits of the last position, without a graph.
+    Raises ValueError, naming the part, for a model that is not as the course's files define it.
+    One thread at a time. A write that PyTorch doesn't count, such as in place through .data, goes unnoticed.
+    """
+
+    def __init__(self, model):
+        self.model, self.mark = model, None
+        self.notice_changes()
+
+    def __copy__(self):
+        return CachedGPT(self.model)  # two must not write into one cache
+
+    def notice_changes(self):
+        if self.mark is None or fingerprint(self.model) != self.mark:
+            self.mark = self.ids = self.cache = None
+            check_plain(self.model)
+            self.tensors, self.limit = tensors_of(self.model), longest_text(self.model)
+            self.kept = [p.detach() for p in self.model.parameters()]  # so that no address is used again
+            self.mark = fingerprint(self.model)
+
+    def __call__(self, ids):
+        self.notice_changes()
+        check_token_ids(ids, self.model.tok_emb.num_embeddings, self.limit)
+        with torch.inference_mode():
+            if self.cache is None or len(self.cache[0][0]) != len(ids):
+                self.ids, self.cache = None, new_cache(self.model, len(ids))
+            start = 0
+            if self.ids is not None and torch.equal(ids[:, : self.ids.shape[1]], self.ids):
+                start = min(self.ids.shape[1], ids.shape[1] - 1)  # the last is read again, for its logits
+            self.ids = None  # if this is interrupted, nothing half written counts as read
+            logits = plain_gpt2(self.tensors, ids[:, start:], start, self.cache)
+            self.ids = ids.clone()
+        return logits.clone()  # made outside of inference mode: a tensor like any other
+
+
+INSTEAD = "give generate the model itself"
+OURS = (GPTModel, TransformerBlock, MultiHeadAttention, FeedForward, LayerNorm, GELU)
+KINDS = (*OURS, nn.Linear, nn.Embedding, nn.Dropout, nn.Sequential)
 FORWARD = {  # of each kind of part as it is defined, not as somebody replaced it
     kind: kind.forward
     for kind in KINDS
     if kind.forward.__qualname__ == f"{kind.__name__}.forward"
-    and kind.__module__.partition(".")[0] in ("torch", count_parameters.__module__)
+    and (kind not in OURS or kind.__module__ == count_parameters.__module__)
 }
 
 
@@ -164,27 +219,35 @@ def check_plain(model):
     if type(model) is not GPTModel:
         raise ValueError(f"CachedGPT needs a GPTModel, got a {type(model).__name__}; {INSTEAD}")
     with torch.device("meta"):
-        plain = GPTModel({**GPT_CONFIG_124M, "n_layers": len(model.trf_blocks)})
-    kinds = {name: type(part) for name, part in plain.named_modules()}
+        plain = dict(GPTModel({**GPT_CONFIG_124M, "n_layers": len(model.trf_blocks)}).named_modules())
     if any_module._global_forward_hooks or any_module._global_forward_pre_hooks:
         raise ValueError(f"a global hook would not be called; {INSTEAD}")
     for name, part in model.named_modules(remove_duplicate=False):
         kind, what = type(part), f"the part {name!r}" if name else "the model"
-        if kind is not kinds.get(name) or kind not in FORWARD:
+        if kind is not type(plain.get(name)) or kind not in FORWARD:
             raise ValueError(f"{what} is a {kind.__name__} that CachedGPT does not know; {INSTEAD}")
         if kind.forward is not FORWARD[kind] or "forward" in vars(part):
             raise ValueError(f"the forward of {what} was replaced; {INSTEAD}")
         if part._forward_hooks or part._forward_pre_hooks:
             raise ValueError(f"{what} has a hook that would not be called; {INSTEAD}")
+        if part._parameters.keys() != plain.pop(name)._parameters.keys() or part._buffers:
+            raise ValueError(f"{what} has tensors that are not its usual parameters; {INSTEAD}")
         if any(tensor.is_inference() for tensor in part.parameters(recurse=False)):
             raise ValueError(f"{what} was made in inference mode, where changes are not counted; {INSTEAD}")
         if kind is nn.Embedding and part.max_norm is not None:
             raise ValueError(f"{what} has a max_norm; {INSTEAD}")
         if kind is nn.Dropout and part.training and part.p > 0:
             raise ValueError(f"dropout is on in {what}: call model.eval() first")
-
-
-INSTEAD = "give generate the model itself"
+    if plain:
+        raise ValueError(f"the model lacks the part {min(plain)!r}; {INSTEAD}")
+    ids = torch.arange(min(3, longest_text(model), len(model.tok_emb.weight)))[None]
+    ids = ids.to(model.tok_emb.weight.device)
+    with torch.no_grad():
+        wanted = model(ids)[:, -1:]
+        found = plain_gpt2(tensors_of(model), ids, 0, new_cache(model))
+    tolerance = torch.finfo(wanted.dtype).eps ** 0.5
+    if not torch.allclose(found, wanted, rtol=tolerance, atol=tolerance, equal_nan=True):
+        raise ValueError(f"the model computes other logits than its parts say; {INSTEAD}")
 
 
 NUMBERS = {  # what the parts read besides their tensors
@@ -204,14 +267,17 @@ register_optimizer_step_post_hook(count_step)
 
 
 def fingerprint(model):
-    """A number that changes when a part, a hook or a tensor of `model` does. Quick, as every token asks."""
-    marks, parts = [STEPS[0], torch.is_autocast_enabled(model.tok_emb.weight.device.type)], [model]
-    if any_module._global_forward_hooks or any_module._global_forward_pre_hooks:
-        marks.append("hooked")
+    """A number that changes when a part, a hook or a tensor of `model` does. Every token asks."""
+    device = model.tok_emb.weight.device.type
+    marks = [STEPS[0], torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)]
+    marks += [*any_module._global_forward_hooks, *any_module._global_forward_pre_hooks]
+    for kind in KINDS:
+        marks += kind.forward, kind.forward.__code__, kind.__call__
+    parts = [model]
     for part in parts:  # the list grows: the parts of each part join it at the end
         kind, own = type(part), part.__dict__
         marks.append(part)
-        marks.append(kind.forward)
+        marks.append(kind)
         if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
             marks.append("hooked")
         for name in NUMBERS[kind] if kind in NUMBERS else ():
@@ -220,46 +286,5 @@ def fingerprint(model):
             if tensor is not None:
                 marks.append(tensor.data_ptr())
                 marks.append(tensor._version)
-        parts += own["_modules"].values()
+        parts += [child for child in own["_modules"].values() if child is not None]
     return hash(tuple(marks))
-
-
-class CachedGPT:
-    """A GPTModel that remembers the keys and values of what it has read, and reads only what is new.
-
-    Call it like the model, with all ids so far. Whatever else you call it with, the logits are the model's.
-    Shape: (B, T) token ids -> (B, 1, V) logits of the last position, without a graph.
-    Raises ValueError, naming the part, for a model that is not as the course's files define it.
-    """
-
-    def __init__(self, model):
-        self.model, self.mark = model, None
-        self.notice_changes()
-
-    def notice_changes(self):
-        if self.mark is None or fingerprint(self.model) != self.mark:
-            check_plain(self.model)
-            self.tensors, self.mark = tensors_of(self.model), fingerprint(self.model)
-            self.attention = [block.att for block in self.model.trf_blocks]
-            self.limit = min(len(self.model.pos_emb.weight), *(att.context_length for att in self.attention))
-            self.ids = self.cache = None
-
-    def __call__(self, ids):
-        self.notice_changes()
-        check_token_ids(ids, self.model.tok_emb.num_embeddings, self.limit)
-        with torch.inference_mode():
-            start = self.remembered(ids)
-            self.ids = None  # if this is interrupted, nothing half written counts as read
-            logits = plain_gpt2(self.tensors, ids[:, start:], start, self.cache)
-            self.ids = ids.clone()
-        return logits.clone()  # made outside of inference mode: a tensor like any other
-
-    def remembered(self, ids):
-        """How many of the ids need not be read again; the last one always is, for its logits."""
-        if self.ids is not None and torch.equal(ids[:, : self.ids.shape[1]], self.ids):
-            return min(self.ids.shape[1], ids.shape[1] - 1)
-        if self.cache is None or len(self.cache[0][0]) != len(ids):
-            shapes = [(len(ids), att.num_heads, self.limit, att.head_dim) for att in self.attention]
-            weight = self.model.tok_emb.weight
-            self.cache = [(weight.new_empty(shape), weight.new_empty(shape)) for shape in shapes]
-        return 0

@@ -146,15 +146,19 @@ def check_token_ids(ids, vocab_size=None, context_length=None):
         raise ValueError(f"token ids must lie in 0 ... {vocab_size - 1}, got ids from {low} to {high}")
 
 
-def check_generation(idx, max_new_tokens, context_size, temperature=0.0, top_k=1, top_p=1, eos_id=0):
-    """The arguments of the functions that generate text (4.7); None stands for a limit that isn't set."""
-    check_token_ids(idx)
-    check_sizes(context_size=context_size, top_k=1 if top_k is None else top_k)
-    check_sizes(least=0, max_new_tokens=max_new_tokens, eos_id=0 if eos_id is None else eos_id)
+def check_sampling(temperature, top_k, top_p):
+    """What shapes the distribution of the next token (4.7); None stands for a limit that isn't set."""
     check_rate(below=float("inf"), temperature=temperature)
+    check_sizes(top_k=1 if top_k is None else top_k)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
 
+
+def check_generation(idx, max_new_tokens, context_size, eos_id=None):
+    """The other arguments of the functions that generate text (4.7)."""
+    check_token_ids(idx)
+    check_sizes(context_size=context_size)
+    check_sizes(least=0, max_new_tokens=max_new_tokens, eos_id=0 if eos_id is None else eos_id)
 
 # ---- 4.2 Layer normalization (notebooks/4.2_layer_normalization.ipynb) -------------------------------------
 class LayerNorm(nn.Module):
@@ -175,7 +179,6 @@ class LayerNorm(nn.Module):
         check_width(x, self.scale.shape[0])
         # scale * (x - mean) / sqrt(variance + eps) + shift, in one pass; the variance divides by D
         return nn.functional.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
-
 
 # ---- 4.3 A feed-forward network with GELU activations (notebooks/4.3_feed_forward_gelu.ipynb) --------------
 class GELU(nn.Module):
@@ -210,7 +213,6 @@ class FeedForward(nn.Module):
     def forward(self, x):
         return self.layers(x)
 
-
 # ---- 4.4 Shortcut connections (notebooks/4.4_shortcut_connections.ipynb) -----------------------------------
 class ExampleDeepNeuralNetwork(nn.Module):
     """A toy network to watch gradients in: linear layers with GELU, with or without shortcut connections.
@@ -234,16 +236,12 @@ class ExampleDeepNeuralNetwork(nn.Module):
 
 
 def gradient_magnitudes(model, x):
-    """Mean absolute gradient of each weight, by name, for the mean squared error of model(x) to zero.
-
-    The parameters and their `grad` are left as they were.
-    """
+    """Mean absolute gradient of each weight, by name, for the mean squared error of model(x) to zero."""
     weights = {name: p for name, p in model.named_parameters() if name.endswith("weight") and p.requires_grad}
     output = model(x)
     loss = nn.functional.mse_loss(output, torch.zeros_like(output))
-    gradients = torch.autograd.grad(loss, list(weights.values()))
+    gradients = torch.autograd.grad(loss, list(weights.values()))  # leaves every .grad as it was
     return {name: g.abs().mean().item() for name, g in zip(weights, gradients, strict=True)}
-
 
 # ---- 4.5 Attention and linear layers in a transformer block (notebooks/4.5_transformer_block.ipynb) --------
 class MultiHeadAttention(nn.Module):
@@ -278,7 +276,8 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(context.transpose(1, 2).flatten(2))  # heads side by side again: (B, T, d_out)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        state_dict.pop(prefix + "mask", None)  # the book's attention saves its mask; ours needs none
+        if "mask" not in self._buffers:
+            state_dict.pop(prefix + "mask", None)  # the book's attention saves its mask; ours needs none
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -304,7 +303,6 @@ class TransformerBlock(nn.Module):
         x = x + self.drop_shortcut(self.att(self.norm1(x)))  # between tokens
         x = x + self.drop_shortcut(self.ff(self.norm2(x)))  # within each token
         return x
-
 
 # ---- 4.6 Coding the GPT model (notebooks/4.6_gpt_model.ipynb) ----------------------------------------------
 class GPTModel(nn.Module):
@@ -342,14 +340,14 @@ def count_parameters(model):
 def tie_weights(model):
     """Make the output head of a GPTModel share the token embedding's tensor; its own weights are dropped.
 
-    A state dict doesn't say that its two tensors are one, so tie a model before you load a tied one into it.
+    A state dict doesn't say that its two tensors are one, so tie a model before you load a tied one into it
+    (with assign=True, after).
     Source: Press and Wolf (2017), https://arxiv.org/abs/1608.05859.
     """
     head, embedding = model.out_head.weight, model.tok_emb.weight
     if head.shape != embedding.shape:
         raise ValueError(f"out_head must have tok_emb's shape {(*embedding.shape,)}, got {(*head.shape,)}")
     model.out_head.weight = embedding  # one tensor, two names
-
 
 # ---- 4.7 Generating text (notebooks/4.7_generating_text.ipynb) ---------------------------------------------
 def text_to_token_ids(text, tokenizer):
@@ -387,15 +385,15 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """The distribution of the next token: softmax(logits / temperature), cut to top_k and top_p.
 
-    Of equal logits at the edge of the top k, all take part. Half precision is too coarse: it becomes float32.
+    Top-k, then temperature, then top-p. Logits equal to the k-th best all stay. Half becomes float32.
     Shape: (B, V) -> (B, V).
-    Source: Fan and others (2018), https://arxiv.org/abs/1805.04833, section 5.4, for top-k; Holtzman and
-    others (2020), https://arxiv.org/abs/1904.09751, section 3.1, for top-p.
+    Source: https://arxiv.org/abs/1805.04833, section 5.4 (top-k); https://arxiv.org/abs/1904.09751 (top-p).
     """
+    check_sampling(temperature, top_k, top_p)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits - logits.amax(dim=-1, keepdim=True)  # the best at 0, so that no division overflows
     if top_k is not None:
-        lowest_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]  # (B, 1)
+        lowest_kept = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]  # (B, 1)
         logits = logits.masked_fill(logits < lowest_kept, float("-inf"))
     probabilities = (logits / max(float(temperature), 1e-8)).softmax(dim=-1)  # at 0, as good as greedy
     if top_p is not None and top_p < 1:
@@ -413,7 +411,8 @@ def stream_tokens(model, idx, context_size, temperature=0.0, top_k=None, top_p=N
 
     `model` is anything that maps (B, T) ids to (B, T, V) logits. The other arguments are `generate`'s.
     """
-    check_generation(idx, 0, context_size, temperature, top_k, top_p)
+    check_generation(idx, 0, context_size)
+    check_sampling(temperature, top_k, top_p)
     while True:
         logits = model(idx[:, -context_size:])[:, -1]  # (B, V)
         if not logits.amax(dim=-1).isfinite().all():
@@ -423,8 +422,8 @@ def stream_tokens(model, idx, context_size, temperature=0.0, top_k=None, top_p=N
         else:
             probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
             idx_next = torch.multinomial(probabilities, 1, generator=generator)
-        yield idx_next
         idx = torch.cat((idx, idx_next), dim=1)
+        yield idx_next
 
 
 @torch.no_grad()
@@ -436,7 +435,8 @@ def generate(model, idx, max_new_tokens, context_size, temperature=0.0, top_k=No
     Shape: (B, T) -> (B, T + n), with n at most max_new_tokens; `idx` itself is left as it is.
     Source: Raschka, "Build a Large Language Model (From Scratch)", section 5.3.
     """
-    check_generation(idx, max_new_tokens, context_size, temperature, top_k, top_p, eos_id)
+    check_generation(idx, max_new_tokens, context_size, eos_id)
+    check_sampling(temperature, top_k, top_p)
     tokens = stream_tokens(model, idx, context_size, temperature, top_k, top_p, generator)
     ended = torch.zeros_like(idx[:, :1], dtype=torch.bool)  # (B, 1)
     for _ in range(max_new_tokens):

@@ -108,7 +108,7 @@ def export(notebooks):
         file, header = ("beyond.py", BEYOND_HEADER) if name.startswith("beyond") else ("helpers.py", HEADER)
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         banner = f"# ---- {title} (notebooks/{name}) "
-        before = files[file] + "\n\n" if file in files else header + "\n"
+        before = files.get(file, header) + "\n"
         files[file] = before + banner.ljust(110, "-") + "\n" + "\n\n\n".join(texts) + "\n"
     return files
 

@@ -176,6 +176,51 @@ def blocks_compiled(model, patch):
     model.trf_blocks[0] = torch.compile(model.trf_blocks[0], backend="eager")
 
 
+def weight_as_a_buffer(model, patch):
+    key = model.trf_blocks[0].att.W_key
+    weight = key.weight.detach().clone()
+    del key.weight
+    key.register_buffer("weight", weight)
+
+
+def weight_as_an_attribute(model, patch):
+    key = model.trf_blocks[0].att.W_key
+    weight = key.weight.detach().clone()
+    del key.weight
+    key.weight = weight
+
+
+def another_code(model, patch):
+    patch.setattr(GELU.forward, "__code__", (lambda self, x: 2 * x).__code__)
+
+
+def another_call(model, patch):
+    patch.setattr(GELU, "__call__", lambda self, x: 2 * x, raising=False)
+
+
+def another_call_of_all(model, patch):
+    plain = nn.Module.__call__
+    patch.setattr(
+        nn.Module,
+        "__call__",
+        lambda self, x: 2 * plain(self, x) if isinstance(self, GELU) else plain(self, x),
+    )
+
+
+class OtherWeight(nn.Linear):
+    """Inherits its forward and replaces what that reads."""
+
+    weight = property(lambda self: 2 * self._parameters["weight"])
+
+
+def another_class(model, patch):
+    model.out_head.__class__ = OtherWeight
+
+
+def no_layers(model, patch):
+    model.trf_blocks[1].ff.layers = nn.Sequential()
+
+
 REFUSED = {
     lora_subclass: "'trf_blocks.1.att.W_query' is a LoRALinear",
     lora_wrapper: "'trf_blocks.0.ff.layers.0' is a LoRAWrapper",
@@ -206,6 +251,13 @@ REFUSED = {
     being_pruned: "'trf_blocks.0.ff.layers.2' has a hook",
     quantized: "'trf_blocks.0.ff.layers.2' is a Linear that",
     blocks_compiled: "'trf_blocks.0' is a OptimizedModule",
+    weight_as_a_buffer: "'trf_blocks.0.att.W_key' has tensors that are not its usual parameters",
+    weight_as_an_attribute: "'trf_blocks.0.att.W_key' has tensors that are not its usual parameters",
+    another_code: "the model computes other logits than its parts say",
+    another_call: "the model computes other logits than its parts say",
+    another_call_of_all: "the model computes other logits than its parts say",
+    another_class: "'out_head' is a OtherWeight",
+    no_layers: "the model lacks the part 'trf_blocks.1.ff.layers.0'",
 }
 
 
@@ -298,7 +350,27 @@ def other_order_in_memory(model):
         layer.weight = nn.Parameter(layer.weight.T.contiguous().T)
 
 
-KNOWN = [nothing, half, single, tied, head_with_bias, two_classes, other_head_counts, heads_cut_off]
+def a_part_that_is_none(model):
+    model.add_module("adapter", None)
+
+
+def bfloat16_embedding(model):
+    model.float()
+    model.tok_emb.bfloat16()
+
+
+KNOWN = [
+    a_part_that_is_none,
+    bfloat16_embedding,
+    nothing,
+    half,
+    single,
+    tied,
+    head_with_bias,
+    two_classes,
+    other_head_counts,
+    heads_cut_off,
+]
 KNOWN += [fewer_heads_of_the_same_width, pruned, other_eps, blocks_left_out, one_block_twice, no_biases]
 KNOWN += [
     longer_positions,

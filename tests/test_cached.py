@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from alterations import CHANGES, KNOWN, REFUSED, Louder
+from alterations import CHANGES, KNOWN, REFUSED, Louder, another_tensor_as_data
 from hypothesis import given
 from hypothesis import strategies as st
 from support import (
@@ -213,6 +213,55 @@ def test_changed_weights_make_it_start_over(model, change):
     assert_same(cached, model, text[:, :3])
 
 
+def test_no_address_of_a_weight_is_used_again(model):
+    """Evolution strategies put new tensors under the old parameters, again and again."""
+    cached, text = CachedGPT(model), random_ids(2, 8)
+    weights = nn.utils.parameters_to_vector(model.parameters()).detach()
+    for i in range(6):
+        assert_same(cached, model, text)
+        nn.utils.vector_to_parameters(weights + torch.randn_like(weights), model.parameters())
+        model(text)
+        nn.utils.vector_to_parameters(weights * (1 + i), model.parameters())
+
+
+def test_an_interruption_while_it_looks_leaves_nothing_trusted(model, monkeypatch):
+    cached, text = CachedGPT(model), random_ids(2, 8)
+    cached(text)
+    another_tensor_as_data(model)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    for name in ("check_plain", "tensors_of", "longest_text"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"beyond.{name}", interrupted)
+            cached(text)
+        assert_same(cached, model, text)
+        another_tensor_as_data(model)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_copies_do_not_write_into_one_cache(model, duplicate):
+    cached, text, other = CachedGPT(model), random_ids(2, 8), random_ids(2, 8, seed=6)
+    cached(text[:, :4])
+    twin = duplicate(cached)
+    other[:, :4] = text[:, :4]
+    cached(text[:, :6])
+    twin(other[:, :6])
+    assert_same(cached, model, text)
+    assert_same(twin, model, other)
+
+
+def test_the_dtype_of_autocast_matters(model):
+    model.float()
+    cached, text = CachedGPT(model), random_ids(2, 8)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            fresh = CachedGPT(model)(text)
+            cached(text[:, :6])
+            torch.testing.assert_close(cached(text), fresh, atol=5e-3, rtol=0)
+
+
 def test_weights_whose_changes_are_not_counted_are_refused(model):
     with torch.inference_mode():
         uncounted = small_model()
@@ -286,13 +335,13 @@ def test_in_one_file_with_the_users_own_classes(one_file):
         one_file.CachedGPT(small_model())  # of another file
 
 
-@pytest.mark.parametrize("replaced", ["forward", "class"])
-def test_a_replacement_before_the_import_is_noticed(one_file, replaced, monkeypatch):
+@pytest.mark.parametrize("replaced", ["forward", "class", "by PyTorch's"])
+def test_a_replacement_before_the_import_is_noticed(replaced, monkeypatch):
     """A class that was changed before beyond.py was read is not taken for the course's."""
     if replaced == "forward":
         monkeypatch.setattr(helpers.GELU, "forward", lambda self, x: x)
     else:
-        monkeypatch.setattr(helpers, "GELU", Louder)
+        monkeypatch.setattr(helpers, "GELU", Louder if replaced == "class" else nn.GELU)
     module = types.ModuleType("beyond_read_later")
     exec(compile((ROOT / "beyond.py").read_text(encoding="utf-8"), "beyond.py", "exec"), module.__dict__)
     with pytest.raises(ValueError, match="'trf_blocks.0.ff.layers.1' is a"):
@@ -347,8 +396,8 @@ def test_only_what_is_new_is_read(model, lengths, monkeypatch):
         read.append(ids.shape[1])
         return plain_gpt2(tensors, ids, start, cache)
 
-    monkeypatch.setattr("beyond.plain_gpt2", watched)
     cached = CachedGPT(model)
+    monkeypatch.setattr("beyond.plain_gpt2", watched)
     for T in lengths:
         assert_same(cached, model, random_ids(2, 12)[:, :T])
     assert read == READ[lengths]

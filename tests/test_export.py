@@ -39,7 +39,7 @@ def test_marked_cells_go_to_the_file_of_their_notebook_in_order():
         re.match(r'"""[^"]+ `python notebooks/refresh.py`: [^"]+\n"""\n\n# ---', f) for f in files.values()
     )
     banner = "# ---- 4.1 Height (notebooks/4.1_height.ipynb) "
-    first = f"\n{banner}{'-' * (110 - len(banner))}\nheight = 2\n\n\nx = 1\n\n\n# ---- 4.3 Width"
+    first = f"\n{banner}{'-' * (110 - len(banner))}\nheight = 2\n\n\nx = 1\n\n# ---- 4.3 Width"
     assert first in files["helpers.py"] and files["helpers.py"].endswith("-\nwidth = 3\n")
     assert sections(files["helpers.py"]) == {
         "4.1_height.ipynb": "height = 2\n\n\nx = 1",

@@ -250,6 +250,26 @@ def test_probabilities_have_at_least_single_precision(given_dtype, dtype):
     assert result.dtype == dtype and result.tolist() == [[1.0, 0.0, 0.0]]
 
 
+def test_probabilities_check_their_arguments_and_take_more_dimensions():
+    logits = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, -9.0]]])
+    torch.testing.assert_close(next_token_probabilities(logits, top_k=1)[0, 1], torch.tensor([0.5, 0.5, 0.0]))
+    torch.testing.assert_close(next_token_probabilities(logits[0, 0], top_k=1), torch.tensor([0.0, 0.0, 1.0]))
+    for settings in ((-1,), (float("nan"),), (1.0, 0), (1.0, None, 2), (1.0, None, float("nan"))):
+        with pytest.raises(ValueError):
+            next_token_probabilities(logits, *settings)
+    with pytest.raises(TypeError):
+        next_token_probabilities(logits, "1")
+    torch.testing.assert_close(next_token_probabilities(logits, 0)[0, 0], torch.tensor([0.0, 0.0, 1.0]))
+
+
+def test_what_is_yielded_may_be_changed(model):
+    stream, whole = stream_tokens(model, ids(1, 2), 12), generate(model, ids(1, 2), 3, 12)
+    for t in (2, 3, 4):
+        token = next(stream)
+        assert token.item() == whole[0, t].item()
+        token.zero_()
+
+
 def test_minus_infinity_is_a_token_that_never_comes():
     logits = torch.tensor([[1.0, float("-inf"), 2.0]])
     for settings in ((1.0,), (1e-9, 2), (2.0, None, 0.9)):

@@ -205,6 +205,18 @@ def test_weights_saved_by_the_books_code_load():
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
 
 
+def test_a_subclass_that_keeps_a_mask_loads_it():
+    class WithMask(MultiHeadAttention):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.register_buffer("mask", torch.zeros(12, 12))
+
+    saved = WithMask(**ATTENTION_ARGUMENTS).state_dict() | {"mask": torch.ones(12, 12).triu(1)}
+    attention = WithMask(**ATTENTION_ARGUMENTS)
+    attention.load_state_dict(saved)
+    assert torch.equal(attention.mask, saved["mask"])
+
+
 def test_layers_are_constructed_in_the_books_order():
     """Under the same seed, the numbers are those of linear layers made one after the other."""
     torch.manual_seed(123)
