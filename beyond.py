@@ -129,11 +129,11 @@ def longest_text(model):
     return min(model.pos_emb.num_embeddings, *[block.att.context_length for block in model.trf_blocks])
 
 
-def new_cache(model, batch=1):
-    """Room for the keys and values of `batch` texts: for each block two tensors (B, H, longest text, Dh)."""
+def new_cache(model, batch, length):
+    """Room for keys and values of `batch` texts of at most `length` tokens: two (B, H, T, Dh) a block."""
     cache = []
     for att in [block.att for block in model.trf_blocks]:
-        shape = (batch, att.num_heads, longest_text(model), att.head_dim)
+        shape = (batch, att.num_heads, length, att.head_dim)
         cache.append((att.W_key.weight.new_empty(shape), att.W_value.weight.new_empty(shape)))
     return cache
 
@@ -141,7 +141,7 @@ def new_cache(model, batch=1):
 def plain_gpt2(tensors, ids, start, cache):
     """GPT-2 in plain functions: reads `ids` after the `start` tokens in `cache`, scores the last.
 
-    `cache` has keys and values for each block, (B, H, context_length, Dh); those of `ids` are added to it.
+    `cache` has keys and values for each block, as from `new_cache`; those of `ids` are added to it.
     Shape: (B, T) -> (B, 1, V).
     Source: Pope and others (2022), https://arxiv.org/abs/2211.05102, section 2, for the cache.
     """
@@ -193,7 +193,7 @@ class CachedGPT:
         check_token_ids(ids, self.model.tok_emb.num_embeddings, self.limit)
         with torch.inference_mode():
             if self.cache is None or len(self.cache[0][0]) != len(ids):
-                self.ids, self.cache = None, new_cache(self.model, len(ids))
+                self.ids, self.cache = None, new_cache(self.model, len(ids), self.limit)
             start = 0
             if self.ids is not None and torch.equal(ids[:, : self.ids.shape[1]], self.ids):
                 start = min(self.ids.shape[1], ids.shape[1] - 1)  # the last is read again, for its logits
@@ -244,7 +244,7 @@ def check_plain(model):
     ids = ids.to(model.tok_emb.weight.device)
     with torch.no_grad():
         wanted = model(ids)[:, -1:]
-        found = plain_gpt2(tensors_of(model), ids, 0, new_cache(model))
+        found = plain_gpt2(tensors_of(model), ids, 0, new_cache(model, *ids.shape))
     tolerance = torch.finfo(wanted.dtype).eps ** 0.5
     if not torch.allclose(found, wanted, rtol=tolerance, atol=tolerance, equal_nan=True):
         raise ValueError(f"the model computes other logits than its parts say; {INSTEAD}")
