@@ -444,9 +444,11 @@ def test_tensors_are_the_models_own(model):
     assert {id(t) for t in flat} == {id(p) for p in model.parameters()}
 
 
-def test_the_model_stays_as_it_was(model):
+def test_the_model_and_the_random_numbers_stay_as_they_were(model):
     before, state = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    random = torch.get_rng_state()
     generate(CachedGPT(model), ids(1, 2), 12, 12)
+    assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
     assert state == [m.training for m in model.modules()] and not any(
         p.grad is not None for p in model.parameters()
