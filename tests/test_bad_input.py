@@ -353,7 +353,8 @@ TABLE = {
         ("13 tokens", ids(*range(13)), ValueError, SEQUENCE_13),
     ],
     (tie,): [
-        ("another V", nn.Linear(24, 60), ValueError, NOT_TIED + "(60, 24)"),
+        ("a smaller V", nn.Linear(24, 60), ValueError, NOT_TIED + "(60, 24)"),
+        ("a larger V", nn.Linear(24, 62), ValueError, NOT_TIED + "(62, 24)"),
         ("another D", nn.Linear(23, 61), ValueError, NOT_TIED + "(61, 23)"),
         ("no weight", nn.Identity(), AttributeError, "'Identity' object has no attribute 'weight'…"),
     ],

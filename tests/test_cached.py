@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 from alterations import CHANGES, KNOWN, REFUSED, Louder, another_tensor_as_data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import (
     ROOT,
@@ -55,6 +55,7 @@ def assert_same(cached, model, ids, **tolerance):
 # Whatever it is called with
 
 
+@settings(max_examples=100)
 @given(models(), st.data())
 def test_any_calls_in_any_order_give_the_models_logits(example, data):
     """Longer, shorter, changed and other prompts, batches of other sizes, and the same once more."""
@@ -68,6 +69,7 @@ def test_any_calls_in_any_order_give_the_models_logits(example, data):
         assert_same(cached, model, data.draw(st.sampled_from(texts))[:B, :T])
 
 
+@settings(max_examples=100)
 @given(models(), st.data())
 def test_generation_gives_the_models_tokens(example, data):
     """Within the window and beyond it, with a wrapper that is new or was used before."""
