@@ -270,6 +270,24 @@ def test_what_is_yielded_may_be_changed(model):
         token.zero_()
 
 
+def test_top_p_at_its_edges():
+    # Of two equal tokens, the first reaches 0.5 alone; a top_p of 1 cuts nothing, whatever the rounding.
+    torch.testing.assert_close(
+        next_token_probabilities(torch.zeros(1, 2), top_p=0.5), torch.tensor([[1.0, 0.0]])
+    )
+    logits = 3 * torch.randn(1, 50257, generator=seeded(3))
+    assert torch.equal(next_token_probabilities(logits, top_p=1.0), logits.softmax(dim=-1))
+    in_three_dimensions = torch.tensor([[[1.0, 9.0], [9.0, 1.0]]])
+    torch.testing.assert_close(
+        next_token_probabilities(in_three_dimensions, top_p=0.5), torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    )
+
+
+def test_large_logits_at_a_low_temperature_do_not_overflow():
+    result = next_token_probabilities(torch.tensor([[3e31, 0.0]]), 1e-8)
+    torch.testing.assert_close(result, torch.tensor([[1.0, 0.0]]))
+
+
 def test_minus_infinity_is_a_token_that_never_comes():
     logits = torch.tensor([[1.0, float("-inf"), 2.0]])
     for settings in ((1.0,), (1e-9, 2), (2.0, None, 0.9)):
