@@ -426,7 +426,6 @@ def stream_tokens(model, idx, context_size, temperature=0.0, top_k=None, top_p=N
         yield idx_next
 
 
-@torch.no_grad()
 def generate(model, idx, max_new_tokens, context_size, temperature=0.0, top_k=None, top_p=None,
              eos_id=None, generator=None):  # fmt: skip
     """Append up to `max_new_tokens` tokens to each row of `idx`, greedy at temperature 0, else drawn.

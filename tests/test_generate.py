@@ -277,10 +277,12 @@ def test_top_p_at_its_edges():
     )
     logits = 3 * torch.randn(1, 50257, generator=seeded(3))
     assert torch.equal(next_token_probabilities(logits, top_p=1.0), logits.softmax(dim=-1))
-    in_three_dimensions = torch.tensor([[[1.0, 9.0], [9.0, 1.0]]])
-    torch.testing.assert_close(
-        next_token_probabilities(in_three_dimensions, top_p=0.5), torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
-    )
+    for rows, expected in (
+        ([[1.0, 9], [9, 1]], [[0.0, 1], [1, 0]]),
+        ([[1.0, 9], [1, 9]], [[0.0, 1], [0, 1]]),
+    ):
+        result = next_token_probabilities(torch.tensor([rows]), top_p=0.5)  # three dimensions
+        torch.testing.assert_close(result, torch.tensor([expected]))
 
 
 def test_large_logits_at_a_low_temperature_do_not_overflow():
@@ -293,6 +295,15 @@ def test_minus_infinity_is_a_token_that_never_comes():
     for settings in ((1.0,), (1e-9, 2), (2.0, None, 0.9)):
         result = next_token_probabilities(logits, *settings)
         assert result.isfinite().all() and result[0, 1] == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_token_may_be_impossible_in_every_row(temperature):
+    def never_zero(ids):
+        return counting(ids).index_fill(2, torch.tensor([0]), float("-inf"))
+
+    out = generate(never_zero, torch.tensor([[9], [3]]), 20, 9, temperature)
+    assert (out != 0).all()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
