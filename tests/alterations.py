@@ -190,6 +190,10 @@ def weight_as_an_attribute(model, patch):
     key.weight = weight
 
 
+def one_parameter_more(model, patch):
+    model.out_head.register_parameter("extra", nn.Parameter(randn(1)))
+
+
 def another_code(model, patch):
     patch.setattr(GELU.forward, "__code__", (lambda self, x: 2 * x).__code__)
 
@@ -253,6 +257,7 @@ REFUSED = {
     blocks_compiled: "'trf_blocks.0' is a OptimizedModule",
     weight_as_a_buffer: "'trf_blocks.0.att.W_key' has tensors that are not its usual parameters",
     weight_as_an_attribute: "'trf_blocks.0.att.W_key' has tensors that are not its usual parameters",
+    one_parameter_more: "'out_head' has tensors that are not its usual parameters",
     another_code: "the model computes other logits than its parts say",
     another_call: "the model computes other logits than its parts say",
     another_call_of_all: "the model computes other logits than its parts say",
