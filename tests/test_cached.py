@@ -275,6 +275,11 @@ def test_weights_whose_changes_are_not_counted_are_refused(model):
         cached(ids(1, 2))
 
 
+def test_a_model_that_computes_nan_is_not_another_model(model):
+    nn.init.constant_(model.final_norm.shift, float("nan"))
+    assert CachedGPT(model)(ids(1, 2)).isnan().all()
+
+
 def test_autocast_makes_it_start_over(model):
     model.float()
     cached, text = CachedGPT(model), random_ids(2, 8)
