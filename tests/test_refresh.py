@@ -136,12 +136,10 @@ def test_a_second_one_changes_nothing_whatever_your_own_settings(course, states,
 
 
 def test_a_slider_is_run_and_never_stored(course):
-    slider = "# NBVAL_IGNORE_OUTPUT\nfrom ipywidgets import interact\ninteract(lambda n: n, n=(0, 3))"
-    edit(course / BAR, 4, slider + "\nheight")
-    assert program.refresh(course) == [BAR]
+    edit(course / BAR, 4, "from ipywidgets import interact\ninteract(lambda n: n, n=(0, 3));")
+    program.refresh(course)
     cell = nbformat.read(course / BAR, 4).cells[3]
-    assert cell.execution_count == 3
-    assert [output.data["text/plain"] for output in cell.outputs] == ["2"]
+    assert cell.execution_count == 3 and cell.outputs == []
 
 
 def test_check_names_what_is_stale_and_changes_nothing(course):
