@@ -5,29 +5,22 @@ Builds on helpers.py, and names shapes with the same letters.
 """
 
 # ---- Beyond 1: GPT-2's released weights (notebooks/beyond_1_released_weights.ipynb) ------------------------
+import re
 from pathlib import Path
 
 import torch
 
-from helpers import tie_weights
+from helpers import GPT2_CONFIGS, GPTModel, tie_weights
 
 
 def gpt2_tensors(model):
-    """Names of a released checkpoint's tensors -> the parameters of `model` that each of them fills.
-
-    Raises ValueError if the model has no biases for queries, keys and values.
-    """
+    """Names of a released checkpoint's tensors -> the parameters of `model` that each of them fills."""
     names = {"wte.weight": [model.tok_emb.weight], "wpe.weight": [model.pos_emb.weight]}
     names |= {"ln_f.weight": [model.final_norm.scale], "ln_f.bias": [model.final_norm.shift]}
     for i, block in enumerate(model.trf_blocks):
         att, (wide, _, narrow) = block.att, block.ff.layers
-        qkv = [att.W_query, att.W_key, att.W_value]  # one tensor in the file
-        if any(layer.bias is None for layer in qkv):
-            raise ValueError(
-                "GPT-2 has biases for queries, keys and values: build the model with qkv_bias True"
-            )
         layers = {
-            "attn.c_attn": qkv,
+            "attn.c_attn": [att.W_query, att.W_key, att.W_value],  # one tensor in the file
             "attn.c_proj": [att.out_proj],
             "mlp.c_fc": [wide],
             "mlp.c_proj": [narrow],
@@ -40,50 +33,171 @@ def gpt2_tensors(model):
     return names
 
 
+@torch.inference_mode(False)  # called in it, too, this makes weights that can be trained
 def load_gpt2_weights(model, path):
     """Fill `model` with GPT-2's released weights, from a safetensors file as Hugging Face publishes it.
 
-    The file is mapped into memory: there is no second copy of the weights. The output head becomes the token
-    embedding (tied). Unless all fits, nothing is changed. A file does not show n_heads: it must be GPT-2's.
-    Raises FileNotFoundError if there is no such file; ValueError if it is of another kind, if a tensor is
-    missing, unknown or of another shape, and for a model on "meta" or whose qkv_bias is False.
+    All or nothing: what doesn't fit raises an error before anything changes. A float32 file is mapped into
+    memory, so a model on the CPU needs no room for a second copy. The output head becomes the token embedding
+    (tied). The file doesn't say how many heads there are: `n_heads` must be GPT-2's.
     Source: Radford and others (2019), "Language Models are Unsupervised Multitask Learners"; the files are at
     https://huggingface.co/openai-community.
     """
+    check_is_gpt2(model)
+    wanted, new = gpt2_tensors(model), []
+    tensors = read_gpt2_file(path, wanted)
+    for name, parts in wanted.items():
+        tensor = tensors[name].t() if ".c_" in name else tensors[name]  # stored as (in, out)
+        pieces = tensor.split([len(part) for part in parts])
+        new += [(part, piece.to(part)) for part, piece in zip(parts, pieces, strict=True)]
+    for part, piece in new:  # still in the file's memory, so this is quick and can't fail halfway
+        part.data = piece
+    tie_weights(model)
+    for part, piece in new:  # and now each in memory of its own
+        part.data = piece.clone(memory_format=torch.contiguous_format)
+
+
+def read_gpt2_file(path, wanted):
+    """The tensors of the safetensors file at `path` by their names in `wanted`, mapped into memory.
+
+    Raises ValueError unless the file has exactly the tensors that fill the parameters in `wanted`.
+    """
+    with open_safetensors(path) as file:
+        names = [n for n in file.keys() if not n.endswith((".attn.bias", ".attn.masked_bias"))]  # the mask
+        tensors = {name.removeprefix("transformer."): file.get_tensor(name) for name in names}
+    if prefixes := [n.removesuffix("wte.weight") for n in tensors if n.endswith(".wte.weight")]:
+        raise ValueError(
+            f"the names in {path} begin with {prefixes[0]!r}, GPT-2's with 'transformer.' or nothing: "
+            "save the model without its wrapper, such as torch.compile's or DataParallel's"
+        )
+    head = tensors.pop("lm_head.weight", None)
+    if missing := wanted.keys() - tensors.keys():
+        raise ValueError(f"{path} lacks {len(missing)} tensors of the model, such as {min(missing)}")
+    if unknown := tensors.keys() - wanted.keys():
+        raise ValueError(f"{path} has {len(unknown)} tensors that the model lacks, such as {min(unknown)}")
+    for name, parts in wanted.items():
+        shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
+        shape = shape[::-1] if ".c_" in name else shape
+        if (given := list(tensors[name].shape)) != shape:
+            raise ValueError(f"{name} has the shape {given} in {path}, the model needs {shape}")
+        if not tensors[name].is_floating_point():
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise ValueError(f"{name} has the type {kind} in {path}, the model needs floating-point numbers")
+    if head is not None and not torch.equal(head, tensors["wte.weight"]):
+        raise ValueError(f"{path} has an lm_head.weight other than wte.weight; GPT-2's are tied")
+    return tensors
+
+
+def check_is_gpt2(model):
+    """Raise ValueError, naming the part, unless `model` has the parts of a GPTModel with qkv_bias True."""
+
+    def kinds(model):
+        parts = model.named_modules(remove_duplicate=False), model.named_parameters(remove_duplicate=False)
+        return {name: type(part) for named in parts for name, part in named if name}
+
+    tiny = dict.fromkeys(("vocab_size", "context_length", "emb_dim", "n_heads"), 1)
+    tiny |= {"n_layers": len(getattr(model, "trf_blocks", ())) or 1, "drop_rate": 0.0, "qkv_bias": True}
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        needed = kinds(GPTModel(tiny))
+    given = kinds(model)
+    for name in [*needed, *given]:
+        if given.get(name) is not needed.get(name):
+            what, instead = (kind[name].__name__ if name in kind else "missing" for kind in (given, needed))
+            raise ValueError(
+                f"{name} is {what} in this model, {instead} in GPT-2: build it by GPTModel with qkv_bias True"
+            )
+    if (head := model.out_head.weight.shape) != (needed := model.tok_emb.weight.shape):
+        raise ValueError(f"out_head has the shape {list(head)}; GPT-2's has that of tok_emb, {list(needed)}")
+    own = [p for name, p in model.named_parameters(remove_duplicate=False) if name != "out_head.weight"]
+    if len(set(own)) < len(own):
+        raise ValueError("two layers of the model share a parameter, but have different weights in GPT-2")
+    if any(parameter.is_meta for parameter in own):
+        raise ValueError('a model on the device "meta" has no memory to fill')
+
+
+OTHER_FILES = {  # what the first bytes of a file that isn't safetensors say about it
+    rb"(\xef\xbb\xbf)?\s*<": "a web page, perhaps an error or a login page",
+    rb"version https://git-lfs": "a Git LFS pointer, which only names the file (git lfs pull gets it)",
+    rb"PK\x03\x04|\x80[\x02-\x05]": "a PyTorch file, such as a .bin or a .pt",
+    rb"\s*\{.*\"weight_map\"": "the index of a model that is split over several files",
+    rb"\s*\{": "a JSON file, perhaps a server's error message",
+    rb"GGUF|\x89HDF": "a file for another library",
+}
+
+
+def kind_of_file(path):
+    """What the file at `path` is, if it is not a whole safetensors file."""
+    size = Path(path).stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")  # a safetensors file begins with that of its header
+        if length < 100_000_000 and (header := file.read(length)).startswith(b"{"):
+            ends = re.findall(rb'"data_offsets" *: *\[ *\d+ *, *(\d+)', header)
+            whole = 8 + length + max(map(int, ends), default=0)
+            least = "at least " if len(header) < length else ""
+            if size != whole:
+                state = "cut off" if size < whole else "too long"
+                return f"{state}: it has {size:,} bytes and should have {least}{whole:,}"
+        file.seek(0)
+        start = file.read(4096)
+    kinds = (kind for first, kind in OTHER_FILES.items() if re.match(first, start, re.DOTALL))
+    return next(kinds, f"no safetensors file ({size:,} bytes)")
+
+
+def open_safetensors(path):
+    """Open the safetensors file at `path`; an error says what the file is instead, and what to do."""
     from safetensors import SafetensorError, safe_open  # only here
 
-    wanted = gpt2_tensors(model)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ValueError('a model on the device "meta" has no memory to fill')
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: give the path of the safetensors file in it")
     try:
-        file = safe_open(path, framework="pt")
+        return safe_open(path, framework="pt")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {path}; download_gpt2() gets it") from error
+    except OSError as error:
+        raise OSError(f"{path} can't be mapped into memory ({error}): copy it to a local folder") from error
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    with file, torch.no_grad():
-        buffers = (".attn.bias", ".attn.masked_bias")  # the mask, as GPT-2's own code keeps it
-        found = {n.removeprefix("transformer."): n for n in file.keys() if not n.endswith(buffers)}  # noqa: SIM118
-        head = found.pop("lm_head.weight", None)
-        if missing := wanted.keys() - found.keys():
-            raise ValueError(f"{path} lacks {len(missing)} tensors of the model, such as {min(missing)}")
-        if unknown := found.keys() - wanted.keys():
-            raise ValueError(
-                f"{path} has {len(unknown)} tensors that the model lacks, such as {min(unknown)}"
-            )
-        for name, parts in wanted.items():
-            shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
-            shape = shape[::-1] if ".c_" in name else shape  # these matrices are stored as (in, out)
-            if (given := file.get_slice(found[name]).get_shape()) != shape:
-                raise ValueError(f"{name} has the shape {given} in {path}, the model needs {shape}")
-        if head and not torch.equal(file.get_tensor(head), file.get_tensor(found["wte.weight"])):
-            raise ValueError(f"{path} has an lm_head.weight other than wte.weight; GPT-2's are tied")
-        for name, parts in wanted.items():
-            tensor = file.get_tensor(found[name])
-            tensor = tensor.mT if ".c_" in name and tensor.ndim == 2 else tensor
-            for part, piece in zip(parts, tensor.split([len(part) for part in parts]), strict=True):
-                part.copy_(piece)
-    tie_weights(model)
+        what = f"{path} is {kind_of_file(path)}"
+        raise ValueError(f"{what}; download_gpt2() fetches the right file [{error}]") from error
+
+
+def download_gpt2(name="gpt2-small"):
+    """The path of GPT-2's released weights, downloaded unless they are in Hugging Face's cache.
+
+    `name` is one of GPT2_CONFIGS. The client's settings hold: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE.
+    Raises OSError, saying what to do, if the file can't be downloaded.
+    """
+    from huggingface_hub import constants, hf_hub_download  # only here
+
+    if name not in GPT2_CONFIGS:
+        raise ValueError(f"name must be one of {', '.join(GPT2_CONFIGS)}, got {name!r}")
+    repository = f"openai-community/{name.removesuffix('-small')}"
+    try:
+        path = Path(hf_hub_download(repository, "model.safetensors", token=False))  # public, so no login
+    except Exception as error:  # the client raises errors of several libraries
+        url = f"{constants.ENDPOINT}/{repository}/resolve/main/model.safetensors"
+        otherwise = "Or download it in a browser, and give load_gpt2_weights its path."
+        raise OSError(f"can't download {url}: {why_no_download(error)}. {otherwise}") from error
+    try:
+        open_safetensors(path)
+    except ValueError:
+        path.resolve().unlink()  # else it would stay in the cache
+        raise
+    return path
+
+
+def why_no_download(error):
+    """What an error of Hugging Face's client means, and what to do about it."""
+    from huggingface_hub import errors, is_offline_mode  # only here
+
+    cause = error.__cause__ or error
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if is_offline_mode():
+        return "offline mode is on, and the file isn't in the cache; unset HF_HUB_OFFLINE and restart"
+    if status:
+        return f"the server answers {status}; a firewall may block it, or HF_ENDPOINT may be wrong"
+    if isinstance(cause, errors.FileMetadataError):
+        return "the answer isn't from Hugging Face; a login page or a proxy may be in the way"
+    return f"{str(cause).splitlines()[0].rstrip('.')}; check your connection and try again"
 
 # ---- Beyond 3: Fast generation (notebooks/beyond_3_fast_generation.ipynb) ----------------------------------
 import torch

@@ -101,7 +101,7 @@ def peak_memory():
     model, ids = GPTModel(CONFIG).eval(), torch.arange(PROMPT)[None]
     tie_weights(model)
     model(ids)  # what the first pass takes, such as a library's buffers, is not the cache's
-    peak, _ = memory_growth(lambda: generate(CachedGPT(model), ids, 1024 - PROMPT, 1024))
+    peak, *_ = memory_growth(lambda: generate(CachedGPT(model), ids, 1024 - PROMPT, 1024))
     print(f"{peak:.1f} MB")
 
 

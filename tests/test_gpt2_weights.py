@@ -3,17 +3,20 @@
 Checkpoints with random weights are written by `transformers` itself, so nothing is downloaded.
 """
 
+import io
 import itertools
 import os
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
+import alterations
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import SMALL, ids
+from support import ROOT, SMALL, ids
 
-import helpers
 from beyond import CachedGPT, load_gpt2_weights
 from helpers import GPT_CONFIG_124M, GPTModel, count_parameters, generate
 
@@ -196,18 +199,20 @@ def test_head_is_tied_without_a_warning(small_file, request):
 # Refusals
 
 
-def assert_refused(path, *words, error=ValueError, cfg=SMALL):
+def assert_refused(path, *words, error=ValueError, cfg=SMALL, alter=lambda model: None):
     """The message has all `words`, and neither a new model nor one with a tied head was changed."""
     for tied in (False, True):
         model = GPTModel(cfg)
         if tied:
             model.out_head.weight = model.tok_emb.weight
+        alter(model)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        parameters = list(model.parameters())
         with pytest.raises(error) as caught:
             load_gpt2_weights(model, path)
         assert type(caught.value) is error
         assert all(word in str(caught.value) for word in words), str(caught.value)
-        assert (model.out_head.weight is model.tok_emb.weight) == tied
+        assert [id(p) for p in parameters] == [id(p) for p in model.parameters()]
         after = model.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -219,7 +224,7 @@ OTHER_CONFIGS = [
     ({"context_length": 11}, ["wpe.weight", "[12, 24]", "[11, 24]"]),
     ({"n_layers": 3}, ["lacks 12 tensors of the model", "h.2.attn.c_attn.bias"]),
     ({"n_layers": 1}, ["has 12 tensors that the model lacks", "h.1.attn.c_attn.bias"]),
-    ({"qkv_bias": False}, ["qkv_bias True"]),
+    ({"qkv_bias": False}, ["trf_blocks.0.att.W_query.bias is missing", "qkv_bias True"]),
 ]
 
 
@@ -257,6 +262,64 @@ def test_untied_head_is_refused(small_file, tmp_path):
     assert_refused(changed(small_file, tmp_path, change), "lm_head.weight other than wte.weight")
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "_orig_mod.transformer.", "model."])
+def test_names_with_another_prefix_are_refused(prefix, small_file, tmp_path):
+    def change(tensors):
+        without_prefix(tensors)
+        for name in list(tensors):
+            tensors[prefix + name] = tensors.pop(name)
+
+    path = changed(small_file, tmp_path, change)
+    assert_refused(path, f"begin with {prefix!r}", "save the model without its wrapper")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64], ids=str)
+def test_tensors_that_are_not_floating_point_are_refused(dtype, small_file, tmp_path):
+    for name in ("transformer.wte.weight", "transformer.ln_f.bias"):  # the first and the last to be looked at
+        path = changed(
+            small_file, tmp_path, lambda tensors, name=name: tensors.update({name: tensors[name].to(dtype)})
+        )
+        short, kind = name.removeprefix("transformer."), str(dtype).removeprefix("torch.")
+        assert_refused(path, f"{short} has the type {kind} in {path}")
+
+
+# Models that are not GPT-2
+
+
+def two_classes_without_bias(model):
+    model.out_head = torch.nn.Linear(24, 2, bias=False)
+
+
+OTHER_MODELS = {
+    two_classes_without_bias: "out_head has the shape [2, 24]; GPT-2's has that of tok_emb, [61, 24]",
+    alterations.head_with_bias: "out_head.bias is Parameter in this model, missing in GPT-2",
+    alterations.no_biases: "trf_blocks.0.att.W_query.bias is missing in this model, Parameter in GPT-2",
+    alterations.one_block_twice: "two layers of the model share a parameter",
+    alterations.lora_subclass: "trf_blocks.1.att.W_query is LoRALinear in this model, Linear in GPT-2",
+    alterations.lora_wrapper: "trf_blocks.0.ff.layers.0 is LoRAWrapper in this model, Linear in GPT-2",
+    alterations.rms_norm: "final_norm is RMSNorm in this model, LayerNorm in GPT-2",
+    alterations.another_activation: "trf_blocks.1.ff.layers.1 is ReLU in this model, GELU in GPT-2",
+    alterations.dropout_in_the_feed_forward: "trf_blocks.0.ff.layers.3 is Dropout in this model",
+    alterations.no_layers: "trf_blocks.1.ff.layers.0 is missing in this model, Linear in GPT-2",
+    alterations.another_layer: "trf_blocks.2 is Linear in this model, TransformerBlock in GPT-2",
+    alterations.extra_part: "adapter is Linear in this model, missing in GPT-2",
+    alterations.being_pruned: "trf_blocks.0.ff.layers.2.weight is missing in this model",
+    alterations.blocks_compiled: "trf_blocks.0 is OptimizedModule in this model",
+    alterations.one_parameter_more: "out_head.extra is Parameter in this model, missing in GPT-2",
+}
+
+
+@pytest.mark.parametrize("alter", OTHER_MODELS, ids=lambda alter: alter.__name__)
+def test_model_with_other_parts_is_refused(alter, small_file, monkeypatch):
+    needed = [monkeypatch] if alter in alterations.REFUSED else []
+    assert_refused(small_file, OTHER_MODELS[alter], alter=lambda model: alter(model, *needed))
+
+
+def test_what_is_no_gpt2_at_all_is_refused(small_file):
+    with pytest.raises(ValueError, match="tok_emb is missing in this model, Embedding in GPT-2"):
+        load_gpt2_weights(torch.nn.Linear(2, 2), small_file)
+
+
 def test_model_on_meta_is_refused(small_file):
     with torch.device("meta"):
         model = GPTModel(SMALL)
@@ -265,56 +328,134 @@ def test_model_on_meta_is_refused(small_file):
     assert model.out_head.weight is not model.tok_emb.weight
 
 
-def test_file_of_another_kind_is_refused(small_file, tmp_path):
-    content, path = small_file.read_bytes(), tmp_path / "file"
-    others = {0: b"", 1: b"Not a model, but text.", 2: b"PK\3\4" * 99, 3: b"\0" * 99}
-    truncated = {n: content[:n] for n in (7, 8, 100, len(content) // 2, len(content) - 1)}
-    for other in [*others.values(), *truncated.values(), content + b"\0"]:
-        path.write_bytes(other)
-        assert_refused(path, f"{path} is not a safetensors file: ")
+# Files of another kind
 
 
-def test_missing_file(tmp_path):
-    assert_refused(tmp_path / "none.safetensors", "none.safetensors", error=FileNotFoundError)
+def as_pytorch(**how):
+    file = io.BytesIO()
+    torch.save({"wte.weight": torch.zeros(2, 2)}, file, **how)
+    return file.getvalue()
+
+
+OTHER_FILES = {
+    "a web page": [b"<!DOCTYPE html>\n<html>", b"\xef\xbb\xbf\n<html>", b"<?xml version='1.0'?><Error/>"],
+    "a Git LFS pointer": [b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 548105171\n"],
+    "a PyTorch file": [as_pytorch(), as_pytorch(_use_new_zipfile_serialization=False), pickle.dumps({})],
+    "the index of a model that is split": [
+        b'{\n  "metadata": {"total_size": 9},\n  "weight_map": {"a": "b"}}'
+    ],
+    "a JSON file": [b'{"error": "Invalid username or password."}'],
+    "a file for another library": [b"GGUF\3\0\0\0" * 9, b"\x89HDF\r\n\x1a\n" * 9],
+    "no safetensors file (0 bytes)": [b""],
+    "no safetensors file (7 bytes)": [b"PK or a"],
+    "no safetensors file (99 bytes)": [b"\0" * 99],
+    "no safetensors file (22 bytes)": [b"Not a model, but text."],
+}
+
+
+@pytest.mark.parametrize("words, contents", OTHER_FILES.items(), ids=OTHER_FILES)
+def test_file_of_another_kind_is_named(words, contents, tmp_path):
+    path = tmp_path / "model.safetensors"
+    for content in contents:
+        path.write_bytes(content)
+        assert_refused(path, f"{path} is {words}", "download_gpt2() fetches the right file")
+
+
+def test_incomplete_file_is_named(small_file, tmp_path):
+    content, path = small_file.read_bytes(), tmp_path / "model.safetensors"
+    header, whole = 8 + int.from_bytes(content[:8], "little"), len(content)
+    for n in (9, 100, header - 1, header, whole // 2, whole - 1, whole + 1):
+        path.write_bytes((content + b"\0")[:n])
+        least = f"at least {header:,}" if n <= 9 else "at least" if n < header else f"{whole:,}"
+        state = "cut off" if n < whole else "too long"
+        assert_refused(path, f"{path} is {state}: it has {n:,} bytes and should have {least}")
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert_refused(tmp_path / "none.safetensors", "there is no file", error=FileNotFoundError)
+    assert_refused(tmp_path, f"{tmp_path} is a folder")
+
+
+def refuse_to_map(*_, **__):
+    raise OSError(19, "No such device")
+
+
+def test_file_that_cannot_be_mapped_is_named(small_file, monkeypatch):
+    unmappable = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # Linux maps no file of this kind
+    if unmappable.exists():
+        assert_refused(unmappable, "can't be mapped into memory (No such device", error=OSError)
+    monkeypatch.setattr("safetensors.safe_open", refuse_to_map)
+    assert_refused(small_file, "can't be mapped into memory", "copy it to a local folder", error=OSError)
+
+
+# All or nothing
+
+
+@pytest.mark.parametrize("method", ["copy_", "to", "split", "t", "clone"])
+def test_an_error_at_any_moment_leaves_no_mixture(method, small_file, monkeypatch):
+    torch.manual_seed(1)
+    untouched, filled = GPTModel(SMALL).state_dict(), loaded(SMALL, small_file).state_dict()
+    plain, calls, done = getattr(torch.Tensor, method), 0, False
+    while not done:
+        torch.manual_seed(1)
+        model, left = GPTModel(SMALL), iter(range(calls))
+
+        def fail_at_last(*arguments, left=left, **keywords):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return plain(*arguments, **keywords)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, method, fail_at_last)
+            try:
+                load_gpt2_weights(model, small_file)
+                done = True
+            except KeyboardInterrupt:
+                calls += 1
+        found = model.state_dict()
+        expected = filled if done or method == "clone" else untouched
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert calls > 20 or method in ("copy_", "t")
+
+
+def test_loaded_in_inference_mode_it_can_be_trained(small_file):
+    model = GPTModel(SMALL)
+    with torch.inference_mode():
+        load_gpt2_weights(model, small_file)
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+    model(ids(1, 2, 3)).sum().backward()
+
+
+def test_parameters_stay_the_same_objects_of_their_own_type_and_memory(small_file):
+    model = GPTModel(SMALL).bfloat16()
+    kept = [p for name, p in model.named_parameters() if name != "out_head.weight"]
+    load_gpt2_weights(model, small_file)
+    assert [id(p) for p in model.parameters()] == [id(p) for p in kept]
+    assert all(p.dtype == torch.bfloat16 and p.is_contiguous() and p.requires_grad for p in kept)
+    assert all(p.untyped_storage().nbytes() == p.nbytes for p in kept)
 
 
 # Memory
 
 MEMORY = """
-import sys, threading, time
-import torch
+import sys
+import safetensors
 from beyond import load_gpt2_weights
 from helpers import GPT_CONFIG_124M, GPTModel
-
-def own_memory():  # without pages of files, which the system can drop at any time
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
-
-def watch():
-    while not done:
-        seen.append(own_memory())
-        time.sleep(0.001)
+from support import memory_growth
 
 model = GPTModel({**GPT_CONFIG_124M, "qkv_bias": True})  # random numbers are in every page of it
-import safetensors
-before, seen, done = own_memory(), [], False
-watcher = threading.Thread(target=watch)
-watcher.start()
-load_gpt2_weights(model, sys.argv[1])
-done = True
-watcher.join()
-print(max(seen) - before, len(seen), own_memory() - before)
+print(*memory_growth(lambda: load_gpt2_weights(model, sys.argv[1])))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status, which only Linux has")
 def test_no_second_copy_of_the_weights(full):
-    folder = os.path.dirname(helpers.__file__)
-    run = subprocess.run(
-        [sys.executable, "-c", MEMORY, full[1]], cwd=folder, capture_output=True, text=True, timeout=100
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", MEMORY, full[1]]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stderr
-    growth, samples, afterwards = map(int, run.stdout.split())
+    growth, afterwards, samples = map(float, run.stdout.split())
     assert samples > 10
-    # the largest tensor alone has 154,000 kB; tying gives the head's own back
-    assert growth < 20_000 and afterwards < -100_000
+    # the largest tensor alone has 154 MB; tying gives the head's own back
+    assert growth < 20 and afterwards < -100
