@@ -70,6 +70,8 @@ def read_gpt2_file(path, wanted):
             f"the names in {path} begin with {prefixes[0]!r}, GPT-2's with 'transformer.' or nothing: "
             "save the model without its wrapper, such as torch.compile's or DataParallel's"
         )
+    if len(tensors) < len(names):
+        raise ValueError(f"{path} has some tensors twice, with 'transformer.' before the name and without")
     head = tensors.pop("lm_head.weight", None)
     if missing := wanted.keys() - tensors.keys():
         raise ValueError(f"{path} lacks {len(missing)} tensors of the model, such as {min(missing)}")
@@ -103,9 +105,8 @@ def check_is_gpt2(model):
     for name in [*needed, *given]:
         if given.get(name) is not needed.get(name):
             what, instead = (kind[name].__name__ if name in kind else "missing" for kind in (given, needed))
-            raise ValueError(
-                f"{name} is {what} in this model, {instead} in GPT-2: build it by GPTModel with qkv_bias True"
-            )
+            how = "build the model with GPTModel and qkv_bias True"
+            raise ValueError(f"{name} is {what} in this model, {instead} in GPT-2: {how}")
     if (head := model.out_head.weight.shape) != (needed := model.tok_emb.weight.shape):
         raise ValueError(f"out_head has the shape {list(head)}; GPT-2's has that of tok_emb, {list(needed)}")
     own = [p for name, p in model.named_parameters(remove_duplicate=False) if name != "out_head.weight"]
@@ -140,7 +141,7 @@ def kind_of_file(path):
         file.seek(0)
         start = file.read(4096)
     kinds = (kind for first, kind in OTHER_FILES.items() if re.match(first, start, re.DOTALL))
-    return next(kinds, f"no safetensors file ({size:,} bytes)")
+    return next(kinds, f"not a safetensors file ({size:,} bytes)")
 
 
 def open_safetensors(path):
@@ -156,8 +157,8 @@ def open_safetensors(path):
     except OSError as error:
         raise OSError(f"{path} can't be mapped into memory ({error}): copy it to a local folder") from error
     except SafetensorError as error:
-        what = f"{path} is {kind_of_file(path)}"
-        raise ValueError(f"{what}; download_gpt2() fetches the right file [{error}]") from error
+        what = kind_of_file(path)
+        raise ValueError(f"{path} is {what}; download_gpt2() fetches the right file") from error
 
 
 def download_gpt2(name="gpt2-small"):

@@ -273,6 +273,11 @@ def test_names_with_another_prefix_are_refused(prefix, small_file, tmp_path):
     assert_refused(path, f"begin with {prefix!r}", "save the model without its wrapper")
 
 
+def test_two_tensors_of_one_name_are_refused(small_file, tmp_path):
+    twice = changed(small_file, tmp_path, lambda tensors: tensors.update({"wpe.weight": torch.zeros(12, 24)}))
+    assert_refused(twice, "has some tensors twice")
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64], ids=str)
 def test_tensors_that_are_not_floating_point_are_refused(dtype, small_file, tmp_path):
     for name in ("transformer.wte.weight", "transformer.ln_f.bias"):  # the first and the last to be looked at
@@ -346,10 +351,10 @@ OTHER_FILES = {
     ],
     "a JSON file": [b'{"error": "Invalid username or password."}'],
     "a file for another library": [b"GGUF\3\0\0\0" * 9, b"\x89HDF\r\n\x1a\n" * 9],
-    "no safetensors file (0 bytes)": [b""],
-    "no safetensors file (7 bytes)": [b"PK or a"],
-    "no safetensors file (99 bytes)": [b"\0" * 99],
-    "no safetensors file (22 bytes)": [b"Not a model, but text."],
+    "not a safetensors file (0 bytes)": [b""],
+    "not a safetensors file (7 bytes)": [b"PK or a"],
+    "not a safetensors file (99 bytes)": [b"\0" * 99],
+    "not a safetensors file (22 bytes)": [b"Not a model, but text."],
 }
 
 
