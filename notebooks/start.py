@@ -53,7 +53,7 @@ def prepare_venv():
     """Make .venv if it isn't there, and refuse one that belongs to an older Python."""
     if not os.path.lexists(PYTHON):
         if sys.version_info < NEEDED:
-            sys.exit(f"The course needs Python 3.11 or newer, and this is Python {platform.python_version()}.")
+            sys.exit(f"The course needs Python 3.11 or newer; this is Python {platform.python_version()}.")
         print("Making .venv, the folder for the course's packages ...", flush=True)
         if subprocess.call([sys.executable, "-m", "venv", str(ROOT / ".venv")]):
             sys.exit("The folder .venv could not be made; the lines above say why.")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -103,6 +104,55 @@ def test_linked_to_its_neighbours(path):
     assert "(../README.md)" in head
     for neighbour in (*NOTEBOOKS[max(0, place - 1) : place], *NOTEBOOKS[place + 1 : place + 2]):
         assert f"({neighbour.name})" in head
+
+
+@each(NOTEBOOKS)
+def test_the_setup_cell_finds_the_course_or_says_what_to_do(path, tmp_path, monkeypatch):
+    setup = cells(path, "code")[0].source
+    monkeypatch.setattr(sys, "path", [])
+    course = tmp_path / "course"
+    for name in ("notebooks/checks", "my_notebooks", "../elsewhere"):
+        (course / name).mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        monkeypatch.chdir(folder)
+        with pytest.raises(FileNotFoundError, match=r"^\S+ is not inside the course: download [^.]+\.$"):
+            exec(setup, {})
+    finding, found, _ = setup.partition("sys.path.insert(0, str(root))")
+    for folder in (course, course / "notebooks", course / "my_notebooks"):
+        monkeypatch.chdir(folder)
+        exec(finding + found, {})
+        assert sys.path == [str(course)]
+        sys.path.clear()
+
+
+@each(NOTEBOOKS)
+def test_what_trains_a_model_runs_on_one_thread(path):
+    loops = [
+        node
+        for cell in cells(path, "code")
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.For) and re.search(r"\.step\(\)", ast.unparse(node))
+    ]
+    assert not loops or "\ntorch.set_num_threads(1)  # " in cells(path, "code")[0].source
+
+
+@each(NOTEBOOKS)
+def test_ends_with_shutting_down_and_what_comes_next(path):
+    following = [other.name for other in NOTEBOOKS[NOTEBOOKS.index(path) + 1 :]] + ["../README.md"]
+    shut_down = r"Shut down this kernel \(\*\*Kernel → Shut Down Kernel\*\*\), then open "
+    last = read(path).cells[-1].source.splitlines()[-1]
+    assert re.fullmatch(rf"{shut_down}(the )?\[[^\]]+\]\({re.escape(following[0])}\)\.", last), last
+
+
+@each(NOTEBOOKS)
+def test_one_title_and_a_gap_after_every_folded_text(path):
+    headings = re.findall(r"^# .+", re.sub(r"^```.*?^```$", "", prose(path), flags=re.M | re.S), re.M)
+    assert len(headings) == 1 and read(path).cells[0].source.startswith(headings[0])
+    part = ""
+    for cell in read(path).cells:
+        part = cell.source.splitlines()[0] if cell.source.startswith("## ") else part
+        # JupyterLab leaves no gap between folded text and what follows it in the same cell.
+        assert part == "## Exercises" or not re.search(r"</details>\s*\S", cell.source)
 
 
 @each(CHAPTER)
