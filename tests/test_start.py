@@ -55,6 +55,7 @@ def course(tmp_path):
     folder = tmp_path / "a course"
     (folder / "notebooks").mkdir(parents=True)
     shutil.copy(START, folder / "notebooks")
+    shutil.copytree(START.parent / ".jupyter", folder / "notebooks" / ".jupyter")
     for name in (FIRST, SECOND, BEYOND):
         write(folder / "notebooks" / name, "1")
         change(folder / "notebooks" / name, output="1\n")
@@ -389,19 +390,23 @@ def test_jupyterlab_opens_the_notebook_at_the_printed_address(course, mine, tmp_
             end, found = time.monotonic() + 90, None
             while not found and time.monotonic() < end and lab.poll() is None:
                 time.sleep(0.1)
-                found = re.search(r"http://127\S+:(\d+)(/lab/tree/(\S+))\?(token=\w+)", log.read_text())
+                found = re.search(r"http://127\S+:(\d+)/lab/tree/(\S+)\?(token=\w+)", log.read_text())
             assert found, log.read_text()
-            address, its_port, _, path, token = found[0], *found.groups()
+            address, its_port, path, token = found[0], *found.groups()
             browser = build_opener(ProxyHandler({}))  # the tests know no proxy that works
             assert path.replace("%20", " ") == f"my_notebooks/{own.name}" and its_port != str(port)
             with browser.open(address) as page:
-                config = json.loads(
-                    re.search(r'id="jupyter-config-data".*?>(.*?)</script>', page.read().decode(), re.S)[1]
-                )
-            assert page.status == 200 and config["news"] == {"disabled": True}
-            for name in (path, f"notebooks/{FIRST}"):  # what figures lie beside is served, too
+                assert page.status == 200
+            for name in (
+                path,
+                f"notebooks/{FIRST}",
+            ):  # the copies' neighbors, such as the figures, are served, too
                 with browser.open(f"http://127.0.0.1:{its_port}/api/contents/{name}?{token}") as answer:
-                    assert answer.status == 200 and json.load(answer)["type"] == "notebook"
+                    assert json.load(answer)["type"] == "notebook"
+            settings = "lab/api/settings/@jupyterlab/apputils-extension:notification"
+            with browser.open(f"http://127.0.0.1:{its_port}/{settings}?{token}") as answer:
+                news = json.load(answer)["schema"]["properties"]["fetchNews"]
+            assert news["default"] == "false"  # "none" asks a question that covers a corner
         finally:
             for process in (
                 [*psutil.Process(lab.pid).children(recursive=True), lab] if lab.poll() is None else []
