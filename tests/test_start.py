@@ -344,6 +344,8 @@ def test_installs_into_its_own_venv_and_a_restart_does_not_install(course, tmp_p
     failed = run(course, **offline)
     assert failed.returncode == 1 and "Making .venv" in failed.stdout and "Traceback" not in failed.stderr
     assert failed.stderr.endswith("the lines above say why. Then run this command again.\n")
+    for path in [*(course / ".venv").rglob("site-packages/pip*")]:
+        shutil.rmtree(path)  # as if it had been interrupted while it made .venv
     for number in ("0.1", "0.2"):
         requirements.write_text(f"jupyterlab=={number}  # opens the notebooks\n")
         first, second = (run(course, "--no-browser", "--ip=0.0.0.0", **offline) for _ in range(2))
