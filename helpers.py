@@ -184,7 +184,7 @@ class LayerNorm(nn.Module):
 class GELU(nn.Module):
     """Gaussian error linear unit in its tanh form, the one GPT-2 was trained with.
 
-    Shape: any -> the same; each number by itself.
+    Shape: any -> the same; elementwise.
     Source: Hendrycks and Gimpel (2016), https://arxiv.org/abs/1606.08415, section 2.
     """
 

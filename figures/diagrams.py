@@ -19,11 +19,11 @@ from figures.shapes import (
     embeddings,
     fit,
     frame,
-    fully_connected,
     grid,
     label,
     leader,
     line,
+    paint,
     pre_norm_block,
     rectangle,
     shortcut,
@@ -190,27 +190,29 @@ def feed_forward():
 
 
 def expand_contract():
-    """One token's vector widened to 3072 units, passed through GELU, and narrowed again."""
-    fig, ax = canvas(4.0)
-    middle, cell, half = 2.0, 0.165, 0.14
-    columns = [(0.75, 4, "768"), (2.75, 16, "3072"), (4.55, 16, "3072"), (6.55, 4, "768")]
-    heights = [[middle + (i - (count - 1) / 2) * cell for i in range(count)] for _, count, _ in columns]
-    for number, (x, count, size) in enumerate(columns):
-        component = "feed_forward" if count == 16 else "embedding"
-        grid(ax, x - half, middle - count * cell / 2, count, 1, (2 * half, cell), component, strength=0.3)
-        label(ax, x, middle - count * cell / 2 - 0.17, size, mono=True)
-        if number in (1, 3):
-            left = columns[number - 1][0] + half
-            fully_connected(ax, left, heights[number - 1], x - half, heights[number])
-    for y in heights[1]:
-        arrow(ax, (columns[1][0] + half, y), (columns[2][0] - half, y), line=0.8)
-    for x, name in [(1.75, "Linear: expand"), (3.65, "GELU: one by one"), (5.55, "Linear: contract")]:
-        box(ax, x, 3.74, 1.55, 0.32, "feed_forward", name, size=9.5)
-    across(ax, 3.74, (2.525, 2.875), (4.425, 4.775))
-    label(ax, columns[0][0], 2.65, "one token's\nvector", size=SMALL)
-    label(ax, columns[3][0], 2.65, "its new\nvector", size=SMALL)
-    note = "One cell stands for 192 values. Every token passes through the same weights, separately."
-    label(ax, WIDTH / 2, 0.15, note, size=SMALL)
+    """Attention mixes the tokens; the feed-forward network then widens and narrows each one alone."""
+    fig, ax = canvas(4.55)
+    narrow, wide, right = 0.15, 0.6, 6.5  # half of 768 and of 3072 features, to scale; the frames' edge
+    frame(ax, 1.12, 0.8, right, 1.75, "attention", strength=0.08)
+    frame(ax, 1.12, 2.15, right, 4.05, "feed_forward", strength=0.08)
+    token_row(ax, 3.81, 0.25, spacing=1.35)
+    centers = [3.81 + 1.35 * (place - 1.5) for place in range(4)]
+    for place, x in enumerate(centers):
+        for later in centers[place:]:
+            arrow(ax, (x, 0.88), (later, 1.7), color=edge("attention"))
+        for start, end in [(0.45, 0.8), (1.75, 2.25), (3.95, 4.4)]:
+            arrow(ax, (x, start), (x, end))
+        for below, above, y in [(narrow, wide, 2.37), (wide, narrow, 3.16)]:
+            outline = ([x - below, x + below, x + above, x - above], [y, y, y + 0.67, y + 0.67])
+            ax.fill(*outline, **paint("feed_forward", strength=0.4), zorder=3)
+        for half, y in [(narrow, 2.31), (wide, 3.1), (narrow, 3.89)]:
+            rectangle(ax, x - half, y - 0.06, 2 * half, 0.12, "embedding", strength=0.5)
+        if x < centers[-1]:
+            label(ax, x + 0.675, 3.86, "same weights", size=SMALL)
+    for y, text in [(2.31, "768"), (2.7, "expand"), (3.1, "3072\nGELU"), (3.5, "contract"), (3.89, "768")]:
+        label(ax, right + 0.1, y, text, ha="left", size=SMALL)
+    for y, text in [(1.28, "attention:\ncommunicate"), (3.1, "feed-forward:\ncompute")]:
+        label(ax, 1.04, y, text, ha="right", size=SMALL, bold=True)
     return fig
 
 

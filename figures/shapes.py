@@ -214,13 +214,6 @@ def token_box(ax, x, y, width, component, piece, token_id, **look):
     box(ax, x, y, width, 0.32, component, piece, str(token_id), size=SMALL, **look)
 
 
-def fully_connected(ax, left, starts, right, ends):
-    """A thin line from each of the heights `starts` at x = `left` to each of `ends` at x = `right`."""
-    for start in starts:
-        for end in ends:
-            line(ax, [left, right], [start, end], color="#8A8A8A", width=0.5)
-
-
 def stop(ax, x, y, width, height, component, text, lit=False, done=False):
     """A stop on the course map: lit where the reader is, ticked when done, otherwise dashed and pale."""
     if lit:
