@@ -64,14 +64,18 @@ def show(fig, name):
 
     The stored picture stands in the Markdown cell below the call, since only there can it carry alt text. So
     an unchanged notebook shows each picture once, and a reader who changed a number sees the new curve above
-    the old one. While refresh.py runs, which sets COURSE_REFRESH, `fig` becomes the stored picture.
+    the old one. In a reader's copy, where start.py has folded the stored pictures, `fig` is always displayed.
+    While refresh.py runs, which sets COURSE_REFRESH, `fig` becomes the stored picture.
     """
     stored, svg = FIGURES / f"{name}.svg", as_svg(fig)
     if os.environ.get("COURSE_REFRESH"):
         stored.write_text(svg, encoding="utf-8", newline="\n")
-    if stored.exists() and same_picture(svg, stored.read_text(encoding="utf-8")):
-        print(f"Drawn from the numbers above: figures/{name}.svg, shown below.")
-    else:
+    in_a_copy = Path.cwd().name == "my_notebooks"
+    same = stored.exists() and same_picture(svg, stored.read_text(encoding="utf-8"))
+    if not same:
         print(f"Your picture, which differs from the stored figures/{name}.svg:")
+    elif not in_a_copy:
+        print(f"Drawn from the numbers above: figures/{name}.svg, shown below.")
+    if in_a_copy or not same:
         display(fig)
     plt.close(fig)

@@ -84,12 +84,27 @@ def fingerprint(notebook):
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
+def fold_plots(notebook):
+    """Fold each stored picture that a cell draws: a reader sees it when that cell runs, not before."""
+    code = "".join(text for cell in notebook["cells"] for text in cell["source"])
+    drawn = set(re.findall(r'show\(.*, "(\w+)"\)', code))
+
+    def fold(picture):
+        opening = "<details><summary>The picture as it should be</summary>"
+        return f"{opening}\n\n{picture[0]}\n\n</details>\n<br>" if picture[1] in drawn else picture[0]
+
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = re.sub(r"!\[[^\]]*\]\(\.\./figures/(.*)\.svg\)", fold, "".join(cell["source"]))
+
+
 def clean_copy(source):
     """A notebook of the course without outputs. It says which version it was made from."""
     notebook = json.loads(source.read_bytes())
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell.update(outputs=[], execution_count=None)
+    fold_plots(notebook)
     notebook["metadata"]["course"] = {"made_from": fingerprint(notebook)}
     return notebook
 

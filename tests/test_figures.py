@@ -84,5 +84,9 @@ def test_show_says_whether_the_picture_is_the_stored_one(tmp_path, monkeypatch, 
     assert "shown below" in capsys.readouterr().out and not shown
     drawing.show(plot(3), "bar")
     assert "Your picture, which differs" in capsys.readouterr().out and len(shown) == 1
+    (tmp_path / "my_notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "my_notebooks")  # a reader's copy, in which the stored picture is folded
+    drawing.show(plot(2), "bar")
+    assert capsys.readouterr().out == "" and len(shown) == 2
     assert (tmp_path / "bar.svg").read_bytes() == stored  # a reader's experiment changes no file
     assert not plt.get_fignums()

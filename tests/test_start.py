@@ -49,6 +49,9 @@ def code(path):
     return nbformat.read(path, 4).cells[1].source
 
 
+KINDS = ("code", "markdown")
+
+
 @pytest.fixture
 def course(tmp_path):
     """A small course, whose requirements are what this Python has."""
@@ -103,11 +106,26 @@ def test_the_copies_are_the_course_without_outputs(tmp_path):
     for original in NOTEBOOKS:
         old, new = (nbformat.read(p, 4) for p in (original, tmp_path / "my_notebooks" / original.name))
         nbformat.validate(new)
-        assert [(c.cell_type, c.source, c.id) for c in new.cells] == [
+        unfold = re.compile(r"<details><summary>The picture.*\n\n(!.*)\n\n</details>\n<br>")
+        assert [(c.cell_type, unfold.sub(r"\1", c.source), c.id) for c in new.cells] == [
             (c.cell_type, c.source, c.id) for c in old.cells
         ]
         cells = [cell for cell in new.cells if cell.cell_type == "code"]
         assert not any(cell.outputs or cell.execution_count for cell in cells)
+
+
+def test_no_plot_is_seen_before_its_cell_runs():
+    """In the copies of the real notebooks, every picture that a cell draws is folded; diagrams are not."""
+    module = program(START.parents[1])
+    for source in module.NOTEBOOKS:
+        cells = module.clean_copy(source)["cells"]
+        code, prose = (
+            "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == kind) for kind in KINDS
+        )
+        drawn = set(re.findall(r'show\(.*, "(\w+)"\)', code))
+        unfolded = re.sub(r"<details>.*?</details>", "", prose, flags=re.S)
+        everywhere, seen = (set(re.findall(r"figures/(.*)\.svg\)", text)) for text in (prose, unfolded))
+        assert seen == everywhere - drawn and drawn <= everywhere, source.name
 
 
 def test_the_copies_lie_beside_the_originals_so_links_hold_and_git_ignores_them(course):
