@@ -243,7 +243,7 @@ def gradient_magnitudes(model, x):
     gradients = torch.autograd.grad(loss, list(weights.values()))  # leaves every .grad as it was
     return {name: g.abs().mean().item() for name, g in zip(weights, gradients, strict=True)}
 
-# ---- 4.5 Attention and linear layers in a transformer block (notebooks/4.5_transformer_block.ipynb) --------
+# ---- 4.5 Attention and the transformer block (notebooks/4.5_transformer_block.ipynb) -----------------------
 class MultiHeadAttention(nn.Module):
     """Causal self-attention: in each head, a token averages the values of itself and of earlier tokens.
 

@@ -133,7 +133,7 @@ def text_to_logits():
         (0.58, "texts", "", ""),
         (2.5, "token ids", "(2, 4)", "two texts\nof four tokens"),
         (4.5, "vectors", "(2, 4, 768)", "a vector of 768\nfor each token"),
-        (6.47, "logits", "(2, 4, 50257)", "50,257 scores\nfor each token"),
+        (6.47, "logits", "(2, 4, 50257)", "50,257 scores\nat each position"),
     ]:
         label(ax, x, 2.53, title, bold=True)
         label(ax, x, 0.73, shape, mono=True)
@@ -278,7 +278,7 @@ def block_shapes():
             aside = (end - start) * cell
             arrow(ax, (source + aside, 1.07), (x - aside, 3.2), color=edge("attention"), line=1.2)
         arrow(ax, (x, 1.07), (x, 3.2), line=1.6)
-        label(ax, x, 3.58, f"from inputs 1–{end + 1}" if end else "from input 1", size=SMALL)
+        label(ax, x, 3.58, f"from inputs 0–{end}" if end else "from input 0", size=SMALL)
     label(ax, 0.6, 0.35, "tokens\n(␣ is a space)", size=SMALL)
     for y, name in [(0.96, "in"), (3.31, "out")]:
         label(ax, 0.6, y, f"{name}: (1, 4, 768)", size=SMALL)
@@ -336,34 +336,55 @@ def gpt_model():
 # The rest draw what a notebook has just computed.
 
 
-def attention_by_hand(weights, values, outputs):
-    """Causal attention with one number per token: a table of weights, the values they average, the outputs.
+def multi_head_attention():
+    """Multi-head attention: three projections, cut into heads, attention in each, joined, projected."""
+    fig, ax = canvas(3.75)
+    T, heads, cell = 4, ("attention", "output", "embedding"), (0.12, 0.14)
+    tall, wide = T * cell[1], 2 * cell[0]  # of one head's queries, keys, values or results
+    rows = (2.95, 1.85, 0.75)
 
-    `weights` is a list of rows; `values` and `outputs` have a number for each token.
-    """
-    count, (width, height) = len(values), (0.72, 0.42)
-    fig, ax = canvas(height * count + 1.25)
-    left, bottom = 1.35, 0.45
-    right, top = left + count * width, bottom + count * height
-    visible = [f"{w:.2f}" if j <= i else "" for i, row in enumerate(weights) for j, w in enumerate(row)]
-    grid(ax, left, bottom, count, count, (width, height), "attention", visible)
-    for place in range(count):
-        name = f"token {place + 1}"
-        label(ax, left - 0.15, top - (place + 0.5) * height, name, ha="right", size=SMALL)
-        label(ax, left + (place + 0.5) * width, top + 0.17, name, size=SMALL)
-        for later in range(place + 1, count):  # hidden by the mask
-            x, y = left + later * width, top - (place + 1) * height
-            rectangle(ax, x, y, width, height, "text", 0.35, z=4, hatch="////")
-    for x, sign, numbers, component, title in [
-        (right + 0.55, "×", values, "embedding", "values"),
-        (right + 1.9, "=", outputs, "attention", "outputs"),
-    ]:
-        cells = [f"{number:.0f}" for number in numbers]
-        label(ax, x - 0.28, (bottom + top) / 2, sign, size=14)
-        grid(ax, x, bottom, count, 1, (width, height), component, cells, 0.4)
-        label(ax, x + width / 2, top + 0.45, title, bold=True)
-    label(ax, (left + right) / 2, top + 0.45, "weights: row looks at column", bold=True)
-    label(ax, (left + right) / 2, 0.2, "hatched: the future, hidden by the mask", size=SMALL)
+    def tensor(x, y, parts):
+        """Features of T tokens; each part is two features wide and has its color."""
+        for place, component in enumerate(parts):
+            grid(ax, x + place * wide, y - tall / 2, T, 2, cell, component, strength=0.4)
+
+    tensor(0.12, rows[1], ("text",) * 3)
+    label(ax, 0.48, rows[1] + 0.45, "x", mono=True)
+    label(ax, 0.48, rows[1] - 0.45, "(T, D)", size=SMALL, mono=True)
+    for y, name, letter in zip(rows, ("W_query", "W_key", "W_value"), "qkv", strict=True):
+        box(ax, 1.52, y, 0.84, 0.34, "block", name, size=SMALL, mono=True)
+        arrow(ax, (0.86, rows[1]), (1.08, y))
+        across(ax, y, (1.96, 2.2))
+        tensor(2.22, y, heads)
+        label(ax, 2.58, y + 0.42, letter, mono=True)
+    for number, (y, component) in enumerate(zip(rows, heads, strict=True)):
+        left = 3.72
+        for other in rows[:2]:  # queries and keys
+            arrow(ax, (2.96, other), (left - 0.04, y + 0.08), line=0.7)
+        arrow(ax, (2.96, rows[2]), (4.68, y - 0.16), line=0.7, color=edge("text"))  # values
+        for i in range(T):
+            for j in range(i + 1):
+                corner = (left + j * 0.16, y + tall / 2 - (i + 1) * cell[1])
+                rectangle(ax, *corner, 0.16, cell[1], component, 0.4)
+        label(ax, left + 0.32, y + 0.42, f"head {number}", size=SMALL, bold=True)
+        across(ax, y, (left + 0.66, 4.68))
+        tensor(4.7, y, (component,))
+        arrow(ax, (4.96, y), (5.22, rows[1]))
+    tensor(5.24, rows[1], heads)
+    label(ax, 5.6, rows[1] + 0.45, "joined", size=SMALL)
+    across(ax, rows[1], (5.98, 6.1), (6.5, 6.56))
+    box(ax, 6.3, rows[1], 0.36, 0.94, "block", "out_proj", rotation=90, size=SMALL, mono=True)
+    tensor(6.56, rows[1], ("text",) * 3)
+    label(ax, 6.92, rows[1] - 0.45, "(T, D)", size=SMALL, mono=True)
+    notes = [
+        (1.52, "project"),
+        (2.58, "cut into heads"),
+        (4.04, "softmax(q kᵀ / √Dh)"),
+        (5.0, "× v"),
+        (6.3, "join, project"),
+    ]
+    for x, words in notes:
+        label(ax, x, 0.14, words, size=SMALL)
     return fig
 
 
@@ -481,7 +502,7 @@ def generation_loop(steps, first=1):
 
 
 SINGLE = (three_stages, architecture, text_to_logits, feed_forward, expand_contract)
-SINGLE += (shortcuts, transformer_block, block_shapes, gpt_model)
+SINGLE += (shortcuts, multi_head_attention, transformer_block, block_shapes, gpt_model)
 DIAGRAMS = {draw.__name__: draw for draw in SINGLE}
 DIAGRAMS |= {f"course_map_{notebook}": partial(course_map, notebook) for notebook in [*SECTIONS, *BEYOND]}
 

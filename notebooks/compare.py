@@ -144,3 +144,18 @@ def attention_tensors(att):
 
 def causal_mask(x):
     return nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device, dtype=x.dtype)
+
+
+@torch.no_grad()
+def influence(model, x):
+    """Who influences whom: a bool tensor (T, T), for token ids `x` (1, T) or vectors (1, T, D).
+
+    Row i, column j is True if another token, or vector, at position j changes the output at position i.
+    """
+    before = model(x)
+    grid = torch.zeros(x.shape[1], x.shape[1], dtype=torch.bool)
+    for j in range(x.shape[1]):
+        changed = x.clone()
+        changed[0, j] = -x[0, j] if x.is_floating_point() else (x[0, j] + 1) % before.shape[-1]
+        grid[:, j] = ((model(changed) - before).abs() > 1e-4).any(dim=-1)[0]
+    return grid

@@ -293,3 +293,28 @@ def test_a_mistake_in_the_model_is_named(wrong, what):
     theirs, parameters = compare.gpt_of_pytorch(gpt), dict(gpt.named_parameters())
     found = what_differs(lambda ids: wrong(gpt, ids), theirs, IDS, parameters=parameters)
     assert found.startswith(f"{what} differs by ")
+
+
+# Who influences whom
+
+
+class PerToken(nn.Sequential):
+    """Embedding and head, with something between them that mixes positions, or nothing."""
+
+    def __init__(self, mix):
+        super().__init__(nn.Embedding(11, 8), mix, nn.Linear(8, 11))
+
+
+class Average(nn.Module):
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x):
+        return self.seen / self.seen.sum(dim=-1, keepdim=True) @ x
+
+
+@pytest.mark.parametrize("seen", [torch.eye(5), torch.ones(5, 5).tril(), torch.ones(5, 5)])
+def test_influence_is_what_each_position_sees(seen):
+    grid = compare.influence(PerToken(Average(seen)), torch.tensor([[3, 1, 10, 0, 3]]))
+    assert torch.equal(grid, seen.bool())
