@@ -15,6 +15,7 @@ Each notebook has a module with its checks. It builds on `require` (comparing, n
 
 # ruff: noqa: F401  (what is imported here is what a notebook calls)
 
+from .hints import hint
 from .own_parts import use, use_shipped
 from .section_4_1 import average_block, embed, logits_shape, longer_context, same_length
 from .section_4_2 import fold_norm, layer_norm, mean_and_variance, rms_norm, tiny_token

@@ -5,21 +5,24 @@ exercise whose answer is a number or a choice is data, declared by `number_exerc
 """
 
 import copy
+import types
 
 import torch
 from torch import nn
 
 from .runner import NotAttempted, Wrong, exercise
 
-SMALL = {
-    "vocab_size": 31,
-    "context_length": 12,
-    "emb_dim": 8,
-    "n_heads": 2,
-    "n_layers": 3,
-    "drop_rate": 0.0,
-    "qkv_bias": True,
-}
+SMALL = types.MappingProxyType(  # cannot be changed; an answer gets a copy, {**SMALL}
+    {
+        "vocab_size": 31,
+        "context_length": 12,
+        "emb_dim": 8,
+        "n_heads": 2,
+        "n_layers": 3,
+        "drop_rate": 0.0,
+        "qkv_bias": True,
+    }
+)
 NO_GRADIENT = "The numbers are right, but no gradient flows back: is something detached?"
 
 
@@ -45,10 +48,17 @@ def require_module(answer, *arguments, **named):
     if not isinstance(answer, type):
         raise Wrong(f"A class derived from nn.Module is wanted, not {describe_type(answer)}.")
     require(issubclass(answer, nn.Module), "The class must be derived from nn.Module.")
-    module = answer(*arguments, **named)
+    module = answer(*map(as_given, arguments), **named)
     if not isinstance(module, nn.Module):
         raise Wrong(f"Making one gives {describe_type(module)}, where a module is wanted.")
     return module.eval()
+
+
+def as_given(argument):
+    """What an answer gets for an argument: a copy, but a module itself, which was made for this answer."""
+    if isinstance(argument, nn.Module):
+        return argument
+    return copy.deepcopy(dict(argument) if isinstance(argument, types.MappingProxyType) else argument)
 
 
 def require_result(function, *inputs):
@@ -57,7 +67,7 @@ def require_result(function, *inputs):
         raise Wrong(
             f"Hand over the function or class itself, not its result; this is {describe_type(function)}."
         )
-    copies = [x if isinstance(x, nn.Module) else copy.deepcopy(x) for x in inputs]
+    copies = [as_given(x) for x in inputs]
     result = function(*copies)
     if result is ...:
         raise NotAttempted

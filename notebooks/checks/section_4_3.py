@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import count_parameters
+from helpers import GELU, FeedForward, count_parameters
 
 from .require import (
     SMALL,
@@ -55,7 +55,9 @@ hidden_memory = number_exercise(
 )
 
 
-@exercise("4.3.3", "Equal to nn.GELU(approximate='tanh'), value and derivative.")
+@exercise(
+    "4.3.3", "Equal to nn.GELU(approximate='tanh'), value and derivative.", write=(GELU,), by_hand=("gelu",)
+)
 def gelu(answer):
     module, x = require_module(answer), torch.tensor([-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0])
 
@@ -92,7 +94,9 @@ def gelu(answer):
     require_trains_like(module, lambda x: F.gelu(x, approximate="tanh"), torch.randn(2, 3, 4))
 
 
-@exercise("4.3.4", "Out to four times the width, bent, and back; equal to PyTorch's parts.")
+@exercise(
+    "4.3.4", "Out to four times the width, bent, and back; equal to PyTorch's parts.", write=(FeedForward,)
+)
 def feed_forward(answer):
     cfg = {**SMALL, "emb_dim": 6, "drop_rate": 0.5}  # no dropout in here: that is the block's
     module, x = require_module(answer, cfg), torch.randn(2, 3, 6)
