@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import inspect
 import io
 import re
 import sys
@@ -25,7 +26,7 @@ from notebooks.checks.own_parts import PARTS
 from notebooks.checks.require import SMALL
 
 FOLDER = Path(checks.__file__).parent
-CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "judge")}
+CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "number")}
 DECLARED = {name: check.mistakes for name, check in CHECKS.items() if hasattr(check, "mistakes")}
 LINE = r"Exercise (4\.\d|beyond \d)\.\d: .+\n"
 
@@ -253,6 +254,15 @@ def test_a_check_leaves_the_random_numbers_and_threads_alone():
     assert torch.get_default_dtype() is torch.float32
 
 
+def test_a_notebooks_own_copy_of_the_courses_class_is_out_of_reach_too(notebook):
+    source = inspect.getsource(helpers.FeedForward)
+    exec("import torch\nfrom torch import nn\nfrom helpers import GELU, check_sizes", vars(notebook))
+    exec(source, vars(notebook))
+    own = notebook.FeedForward
+    assert "Write it yourself" in say("feed_forward", type("MyFeedForward", (own,), {}))
+    assert ": right. " in say("feed_forward", own)  # but one handed over under that name is an answer
+
+
 def literals(tree):
     """Texts of a module that a reader may be told, each without what is filled in."""
     silent = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}  # docstrings
@@ -264,7 +274,7 @@ def literals(tree):
     }
 
 
-MODULES = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in ("__init__", "own_parts")]
+MODULES = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in ("__init__", "hints", "own_parts")]
 
 
 def test_every_mistake_that_a_check_can_name_is_made_by_an_answer(right, wrong, declared):
