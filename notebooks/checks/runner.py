@@ -6,7 +6,6 @@ import ctypes
 import functools
 import inspect
 import io
-import sys
 import threading
 import traceback
 import warnings
@@ -85,7 +84,7 @@ def judge(examine, answer, write, by_hand):
     # prints is dropped.
     thread, silence = threading.Thread(target=quietly, daemon=True), io.StringIO()
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        with all_as_before(), out_of_reach(write, answer):
+        with all_as_before(), out_of_reach(write):
             torch.set_default_dtype(torch.float32)
             thread.start()
             try:
@@ -151,52 +150,25 @@ within_reach = torch._C.DisableTorchFunction  # a context in which a check may c
 
 
 @contextlib.contextmanager
-def out_of_reach(parts, answer):
+def out_of_reach(parts):
     """While this lasts, the course's own `parts` raise Wrong when called: functions, and forward methods.
 
-    Their code is exchanged, so it makes no difference under which name an answer reaches them. The notebook
-    that defines a part has a copy of its own, which is out of reach, too.
+    Their code is exchanged, so it makes no difference under which name an answer reaches them.
     """
     functions = [inspect.unwrap(part.forward if isinstance(part, type) else part) for part in parts]
-    written = vars(answer).values() if isinstance(answer, type) else [answer]
-    functions += [twin for twin in map(twin_in_notebook, functions) if twin and twin not in written]
     codes = [function.__code__ for function in functions]
     try:
         for function in functions:
-            function.__code__ = refusal(function)
+            name = function.__qualname__
+            words = f"Write it yourself: the course's {name} is out of reach while this check runs."
+            source = f"def f(*a, **k):\n from notebooks.checks.runner import Wrong\n raise Wrong({words!r})"
+            found = {}
+            exec(source, found)
+            function.__code__ = found["f"].__code__
         yield
     finally:
         for function, code in zip(functions, codes, strict=True):
             function.__code__ = code
-
-
-def twin_in_notebook(function):
-    """The notebook's own copy of one of the course's functions; None if there is none."""
-    twin = sys.modules["__main__"]
-    for name in function.__qualname__.split("."):
-        twin = inspect.unwrap(getattr(twin, name, None))
-    if twin is function or getattr(twin, "__qualname__", None) != function.__qualname__:
-        return None
-    own, ours = twin.__code__, function.__code__  # their bytecode differs, since cells are compiled one by one
-    same = (own.co_names, own.co_varnames) == (ours.co_names, ours.co_varnames)
-    return twin if same else None  # else a reader's class of the same name
-
-
-def refusal(function):
-    """Code that raises Wrong, with as many free variables as that of `function`, which it is to replace."""
-    name, free = function.__qualname__, function.__code__.co_freevars
-    words = f"Write it yourself: the course's {name} is out of reach while this check runs."
-    source = f"""
-def outer({", ".join(free)}):
-    def inner(*arguments, **named):
-        {"; ".join(free)}
-        from notebooks.checks.runner import Wrong
-        raise Wrong({words!r})
-    return inner
-"""
-    found = {}
-    exec(source, found)
-    return found["outer"](*free).__code__
 
 
 def describe_error(error):
