@@ -148,11 +148,11 @@ def require_equal(result, right, mistakes=(), given="", tolerance=1e-4, otherwis
         raise Wrong(f"It returns a tensor on the device {result.device}, not {right.device}.")
     if result.is_complex() or result.is_floating_point() != right.is_floating_point():
         raise Wrong(f"It returns values of type {result.dtype}; the right type is {right.dtype}.")
+    given = given + " it" if given else "It"
     if is_close(result, right, tolerance):
         if result.dtype != right.dtype:
-            raise Wrong(f"The values are right, but their type is {result.dtype} and not {right.dtype}.")
+            raise Wrong(f"{given} gives the right values, but as {result.dtype} and not {right.dtype}.")
         return
-    given = given + " it" if given else "It"
     values = f"{given} gives the shape {tuple(result.shape)}; the right one is {tuple(right.shape)}."
     if result.shape == right.shape:
         off = (result - right).abs().nan_to_num(nan=torch.inf)

@@ -8,6 +8,7 @@ numbers and choices are elsewhere: they are declared with their exercise, and a 
 from . import (
     section_4_1,
     section_4_2,
+    section_4_2_fold,
     section_4_3,
     section_4_4,
     section_4_5,
@@ -19,6 +20,7 @@ from . import (
 SECTIONS = [
     section_4_1,
     section_4_2,
+    section_4_2_fold,
     section_4_3,
     section_4_4,
     section_4_5,
