@@ -124,7 +124,7 @@ def as_list(wrong):
 
 def shown(row, digits):
     """A row of a tensor for a message, not too much of it."""
-    numbers = [f"{x:.{digits}f}" if row.is_floating_point() else str(x) for x in row.tolist()]
+    numbers = [f"{x:.{digits}f}" if row.is_floating_point() else str(x) for x in row.flatten().tolist()]
     most = 6 if row.is_floating_point() else 16
     return f"[{', '.join(numbers[:most])}{', ...' if len(numbers) > most else ''}]"
 
