@@ -20,7 +20,7 @@ from .own_parts import use, use_shipped
 from .section_4_1 import average_block, embed, logits_shape, longer_context, same_length
 from .section_4_2 import fold_norm, layer_norm, mean_and_variance, rms_norm, tiny_token
 from .section_4_3 import collapsed_layers, feed_forward, gelu, hidden_memory, in_pieces
-from .section_4_4 import gradient_through_twelve, pre_norm, residual, rezero, sum_or_product
+from .section_4_4 import gradient_through_twelve, pre_norm, residual, stochastic_depth, sum_or_product
 from .section_4_5 import (
     attention_head,
     multi_head_attention,
