@@ -37,7 +37,7 @@ def require(condition, words):
 def describe_type(thing):
     """A thing's type, for a message."""
     name = type(thing).__name__
-    return "None (is a `return` missing?)" if thing is None else f"a{'n' * (name[0] in 'aeiou')} {name}"
+    return "None (is a `return` missing?)" if thing is None else f"a{'n' * (name[0] in 'AEIOUaeiou')} {name}"
 
 
 # ---- What an answer gives ----------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def require_number(answer, right, tolerance=0.0, mistakes=()):
 
 def require_choice(answer, right, options):
     """Raise Wrong unless the answer is the letter `right`; `options` says why each other letter is wrong."""
-    letter = answer.strip(" ().:'\"").lower() if isinstance(answer, str) else answer
+    letter = answer.strip(" ().:'\"\t\n").lower() if isinstance(answer, str) else answer
     letters = tuple(sorted([right, *options]))
     if letter not in letters:
         raise Wrong(f"Choose one of {', '.join(map(repr, letters))}, not {str(answer)[:60]!r}.")

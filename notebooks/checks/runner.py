@@ -179,12 +179,13 @@ def definitions(part, answer):
     name, _, own_method = (part if isinstance(part, str) else part.__qualname__).partition(".")
     kind = answer if isinstance(answer, type) else type(answer)
     own = [inspect.unwrap(f) for f in (answer, *vars(kind).values()) if isinstance(f, types.FunctionType)]
-    spaces = [vars(sys.modules["__main__"]), *(function.__globals__ for function in own)]
+    spaces = [vars(sys.modules["__main__"]), *(getattr(f, "__globals__", {}) for f in own)]
     twins = [answer, *kind.__mro__, *(space.get(name) for space in spaces)]
     twins = [t for t in twins if isinstance(t, (type, types.FunctionType)) and t.__name__ == name]
     found = [] if isinstance(part, str) else [method(part)]
     found += [method(t, own_method or "forward") for t in twins]
-    return [f for f in found if f and (isinstance(part, str) or same_code(f, method(part)))]
+    found = [f for f in found if isinstance(f, types.FunctionType)]
+    return [f for f in found if isinstance(part, str) or same_code(f, method(part))]
 
 
 def same_code(*functions):
