@@ -282,7 +282,7 @@ WRONG["layer_norm"] = [
     (with_more, "yours has 9"),
     (without_super, "Is super().__init__() missing?"),
     (with_dropout, "Is there a dropout? None belongs here"),
-    (forward(Base, lambda self, x: plain_forward(self, x).float()), "but as torch.float32"),
+    (forward(Base, lambda self, x: plain_forward(self, x).float()), "but of type torch.float32"),
     (forward(Base, lambda self, x: plain_forward(self, x.sub_(x.mean(-1, True)))), "its input in place"),
 ]
 
@@ -391,5 +391,5 @@ WRONG["rms_norm"] = [
     (rms_norm(lambda x: x / (x.square().sum(-1, True) / 4 + 1e-5).sqrt()), "For an input of shape (6,)"),
     (rms_norm(lambda x: rms(x).detach()), "no gradient reaches the input"),
     (forward(rms_norm(rms), lambda self, x: rms(x) * self.scale.data), "reaches self.scale"),
-    (forward(rms_norm(rms), lambda self, x: (rms(x) * self.scale).float()), "but as torch.float32"),
+    (forward(rms_norm(rms), lambda self, x: (rms(x) * self.scale).float()), "but of type torch.float32"),
 ]

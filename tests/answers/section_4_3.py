@@ -150,7 +150,10 @@ WRONG["gelu"] = [
     (gelu(root=0.7975), "Very close, but not equal"),
     (gelu(root=0.7979), "Very close, but not equal"),
     (gelu(factor=0.0447), "Very close, but not equal"),
-    (activation(lambda x: exact(x).float()), "In float64 it gives the right values, but as torch.float32"),
+    (
+        activation(lambda x: exact(x).float()),
+        "In float64 it gives the right values, but of type torch.float32",
+    ),
     (activation(lambda x: 0.5 * x * (1 + tanh_by_exp(inner(x)))), "it gives nan or infinity: exp overflows"),
     (activation(lambda x: x / (1 + torch.exp(-2 * inner(x)))), "its derivative is nan or infinity"),
     (activation(lambda x: exact(x.clamp(-9, 9))), "For x = -1000, -30, -12, 12, ... it gives"),

@@ -242,6 +242,7 @@ WRONG["residual"] = [
     ),
     (wrapper(lambda x, f: x.add_(f(x))), "changes its input in place"),
     (wrapper(overwriting), "changes its input in place"),
+    (wrapper(lambda x, f: x if isinstance(f, nn.Identity) else residual(x, f)), "For nn.Identity(), which"),
     (wrapper(lambda x, f: 1 / 0), "ZeroDivisionError"),
     (wrapper(no_shortcut), "yours returns (2, 3, 1)"),
     (wrapper(by_rest), "A layer that turns (2, 3, 4) into (1, 3, 4)"),
