@@ -297,7 +297,10 @@ def plain_forward(self, x):
     return self.layers(x)
 
 
-RIGHT["feed_forward"] = [network(expand, bend, contract), InALoop, Appended, Lazy, ByMatrices]
+# the course's name, and the same forward
+SameName = type("FeedForward", (Base,), {"forward": plain_forward})
+
+RIGHT["feed_forward"] = [network(expand, bend, contract), InALoop, Appended, Lazy, ByMatrices, SameName]
 WRONG["feed_forward"] = [
     (FeedForward, "Write it yourself: the course's FeedForward.__init__ is out of reach"),
     (type("MyFeedForward", (FeedForward,), {}), "Write it yourself"),
