@@ -185,7 +185,7 @@ def takes_layer(result, x):
 
 @exercise("4.4.5", "Each text takes the layer or skips it, and on average nothing changes.")
 def stochastic_depth(answer):
-    layer, rate, x = randomized(nn.Linear(4, 4)), 0.25, torch.randn(2000, 2, 4)
+    layer, rate, x = randomized(nn.Linear(4, 4)), 0.25, torch.randn(1000, 2, 4)
     module, fx = require_module(answer, layer, rate), layer(x).detach()
     mistakes = {
         "The layer is skipped": x,
@@ -206,7 +206,10 @@ def stochastic_depth(answer):
     result = require_result(module.train(), x)
     if not isinstance(result, torch.Tensor) or result.shape != x.shape:
         require_equal(result, x, given="In training mode")
-    require(not is_close(result, x + fx), "In training mode no text skips the layer.")
+    require(
+        not is_close(result, x + fx),
+        "In training mode no text of a large batch skips the layer; draw for each text.",
+    )
     words = "In training mode some of x itself is lost; the shortcut should always pass it."
     require(not (result == 0).any(), words)
     words = "In training mode the whole sum is divided by 1 - rate; divide only the output of the layer."
@@ -218,8 +221,8 @@ def stochastic_depth(answer):
     require(0 < taken.sum() < len(x), words)
     share = 1 - taken.float().mean().item()
     words = f"At rate 0.25, {share:.0%} of the texts skip the layer; about 25% should."
-    swapped = " `rate` is the share that skips it." if abs(share - 0.75) < 0.06 else ""
-    require(abs(share - rate) < 0.06, words + swapped)
+    swapped = " `rate` is the share that skips it." if abs(share - 0.75) < 0.08 else ""
+    require(abs(share - rate) < 0.08, words + swapped)
     mistakes = {
         "In training mode the output of the layer isn't divided by 1 - rate": x + taken * fx,
         "In training mode the output of the layer is divided by rate, not by 1 - rate": x + taken * fx / rate,
