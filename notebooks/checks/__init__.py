@@ -15,11 +15,12 @@ Each notebook has a module with its checks. It builds on `require` (comparing, n
 
 # ruff: noqa: F401  (what is imported here is what a notebook calls)
 
+from .hints import hint
 from .own_parts import use, use_shipped
 from .section_4_1 import average_block, embed, logits_shape, longer_context, same_length
 from .section_4_2 import fold_norm, layer_norm, mean_and_variance, rms_norm, tiny_token
-from .section_4_3 import collapsed_layers, feed_forward, gelu, hidden_memory, swiglu
-from .section_4_4 import gradient_through_twelve, pre_norm, residual, rezero, sum_or_product
+from .section_4_3 import collapsed_layers, feed_forward, gelu, hidden_memory, in_pieces
+from .section_4_4 import gradient_through_twelve, pre_norm, residual, stochastic_depth, sum_or_product
 from .section_4_5 import (
     attention_head,
     multi_head_attention,

@@ -4,7 +4,6 @@ import sys
 
 import helpers
 
-from .runner import judge
 from .section_4_2 import layer_norm
 from .section_4_3 import feed_forward, gelu
 from .section_4_5 import multi_head_attention, transformer_block
@@ -34,7 +33,7 @@ def use(**own):
         if name not in PARTS:
             print(f"There is no part {name!r} to replace; there are {', '.join(PARTS)}.")
             continue
-        verdict, words = judge(PARTS[name].examine, answer)
+        verdict, words = PARTS[name].judge(answer)
         if verdict != "right":
             print(f"{name}: {verdict}. Ours stays. {words}".rstrip())
             continue

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import TransformerBlock, count_parameters  # the shipped one, whatever `use` puts in its place
+# the shipped ones, whatever `use` puts in their place
+from helpers import MultiHeadAttention, TransformerBlock, count_parameters
 
 from .require import (
     SMALL,
@@ -24,7 +25,7 @@ from .require import (
     require_result,
     require_trains_like,
 )
-from .runner import Wrong, describe_error, exercise
+from .runner import Wrong, describe_error, exercise, within_reach
 
 what_the_mask_hides = choice_exercise(
     "4.5.1",
@@ -105,10 +106,15 @@ def attention_mistakes(q, k, v, width):
     return mistakes
 
 
-@exercise("4.5.3", "Equal to F.scaled_dot_product_attention.")
+@exercise(
+    "4.5.3",
+    "Equal to F.scaled_dot_product_attention.",
+    by_hand=("scaled_dot_product_attention", "multi_head_attention_forward"),
+)
 def attention_head(answer):
     q, k, v = (1.5 * torch.randn(3, 2, 5, 6)).unbind(0)
-    right = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    with within_reach():
+        right = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     result = require_result(answer, q, k, v)
 
     def look_further():
@@ -125,20 +131,26 @@ def attention_head(answer):
         require_result(answer, *one), v[:, :1], given="For a single token, which gets its own value,"
     )
     heads = [torch.stack([t, t.flip(0), 2 * t], dim=1) for t in (q, k, v)]  # (B, H, T, Dh)
-    wanted = F.scaled_dot_product_attention(*heads, is_causal=True)
+    with within_reach():
+        wanted = F.scaled_dot_product_attention(*heads, is_causal=True)
     try:
         result = require_result(answer, *heads)
     except Exception as error:
         raise Wrong(f"It works for (B, T, Dh), but not for (B, H, T, Dh). {describe_error(error)}") from None
     require_equal(result, wanted, given="It works for (B, T, Dh); but for (B, H, T, Dh)")
     leaves = [t.clone().requires_grad_() for t in (q, k, v)]
-    right = F.scaled_dot_product_attention(*leaves, is_causal=True)
+    with within_reach():
+        right = F.scaled_dot_product_attention(*leaves, is_causal=True)
     require_gradients(
         answer(*leaves), right, dict(zip(("the queries", "the keys", "the values"), leaves, strict=True))
     )
 
 
-@exercise("4.5.4", "Two sublayers, each after a norm and with a shortcut; dropout on what is added.")
+@exercise(
+    "4.5.4",
+    "Two sublayers, each after a norm and with a shortcut; dropout on what is added.",
+    write=(TransformerBlock,),
+)
 def transformer_block(answer):
     block, x = require_module(answer, SMALL), 2 * torch.randn(2, 4, 8) + 1
     require_result(block, x)
@@ -227,7 +239,12 @@ def transformer_block(answer):
     require_trains_like(block, reference, x)
 
 
-@exercise("4.5.5", "Equal to PyTorch's attention, head by head, dropout in its place.")
+@exercise(
+    "4.5.5",
+    "Equal to PyTorch's attention, head by head, dropout in its place.",
+    write=(MultiHeadAttention,),
+    by_hand=("multi_head_attention_forward",),
+)
 def multi_head_attention(answer):
     D, H, T = 8, 2, 5
     named = {"d_in": D, "d_out": D, "context_length": 12, "dropout": 0.0, "num_heads": H, "qkv_bias": True}

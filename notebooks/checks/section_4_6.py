@@ -122,7 +122,7 @@ def model_size(answer):
         require_counts(name, result, (n, n * 4 / MB), (0.0, 0.01), mistakes)
 
 
-@exercise("4.6.4", "Every part in its place: the logits are those of GPT-2.")
+@exercise("4.6.4", "Every part in its place: the logits are those of GPT-2.", write=(GPTModel,))
 def gpt_model(answer):
     model, ids = require_module(answer, SMALL), torch.tensor([[3, 1, 3, 7, 0], [2, 2, 5, 30, 4]])
     require_result(model, ids)

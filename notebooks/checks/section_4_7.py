@@ -5,6 +5,8 @@ import functools
 import torch
 from torch import nn
 
+from helpers import generate, generate_text_simple, next_token_probabilities, stream_tokens
+
 from .require import choice_exercise, is_close, number_exercise, require, require_equal, require_result
 from .runner import Wrong, exercise
 
@@ -76,6 +78,7 @@ def greedy_by(choose, model, idx, steps):
 @exercise(
     "4.7.3",
     "Predict, choose, append: the right tokens, inside the window and beyond it.",
+    write=(generate_text_simple, generate, stream_tokens),
 )
 def greedy(answer):
     model, prompt = Clockwork(), PROMPTS
@@ -175,7 +178,11 @@ def stop_token(answer):
         require_equal(result, whole, mistakes, f"With the stop token {given}")
 
 
-@exercise("4.7.5", "Sharper or flatter by temperature, and nothing outside the k best; each row sums to 1.")
+@exercise(
+    "4.7.5",
+    "Sharper or flatter by temperature, and nothing outside the k best; each row sums to 1.",
+    write=(next_token_probabilities,),
+)
 def top_k(answer):
     logits = 2 * torch.randn(4, 7) + torch.tensor([[0.0], [9.0], [-5.0], [2.0]])
     t, k = 2.0, 3

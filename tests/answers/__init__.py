@@ -8,8 +8,10 @@ numbers and choices are elsewhere: they are declared with their exercise, and a 
 from . import (
     section_4_1,
     section_4_2,
+    section_4_2_fold,
     section_4_3,
     section_4_4,
+    section_4_4_depth,
     section_4_5,
     section_4_6,
     section_4_7,
@@ -19,8 +21,10 @@ from . import (
 SECTIONS = [
     section_4_1,
     section_4_2,
+    section_4_2_fold,
     section_4_3,
     section_4_4,
+    section_4_4_depth,
     section_4_5,
     section_4_6,
     section_4_7,
