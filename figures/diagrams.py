@@ -23,9 +23,9 @@ from figures.shapes import (
     leader,
     line,
     paint,
+    plus,
     pre_norm_block,
     rectangle,
-    shortcut,
     stop,
     token_row,
     tower,
@@ -214,28 +214,32 @@ def expand_contract():
 
 
 def shortcuts():
-    """The five-layer toy network, plain and with shortcuts."""
-    fig, ax = canvas(5.95)
-    plain, skipping, width = 1.4, 4.72, 1.9
-    layers = [("feed_forward", "Linear + GELU", sizes) for sizes in ["3 → 3"] * 4 + ["3 → 1"]]
-    parts = [part for layer in layers for part in (layer, PLUS)][:-1]
-    y = tower(ax, skipping, 0.72, parts, width, 0.34, 0.17)
-    arrow(ax, (skipping, 0.3), (skipping, 0.72))
-    for number in range(4):
-        start = 0.55 if number == 0 else y[2 * number - 1] + RADIUS + 0.09
-        shortcut(ax, skipping, 3.5, start, y[2 * number + 1])
-    below = 0.3
-    for number, (layer, height) in enumerate(zip(layers, y[::2], strict=True), start=1):
-        box(ax, plain, height, width, 0.34, *layer)
-        arrow(ax, (plain, below), (plain, height - 0.17))
-        label(ax, 2.88, height, f"layer {number}", size=SMALL)
-        below = height + 0.17
-    for x, title in [(plain, "plain"), (skipping, "with shortcuts")]:
-        label(ax, x, 0.17, "input: 3 values", size=SMALL)
-        arrow(ax, (x, below), (x, below + 0.2))
-        label(ax, x, below + 0.32, "output: 1 value", size=SMALL)
-        label(ax, x, below + 0.66, title, bold=True, size=11)
-    label(ax, 5.78, y[-1], "3 → 1: shapes\ndiffer, no shortcut", size=SMALL, ha="left")
+    """The five-layer toy network, plain, and with shortcuts: a stream that layers read from and add to."""
+    fig, ax = canvas(3.5)
+    plain, above, stream, left = 2.72, 1.32, 0.5, 0.4
+    label(ax, 0.12, 3.28, "Plain: each layer replaces x", ha="left", bold=True)
+    label(ax, 0.12, 1.9, "With shortcuts: each layer adds to x", ha="left", bold=True)
+    ends = {plain: left, stream: left}  # how far each row has been drawn
+    for number in range(5):
+        x, last = 1.35 + 1.27 * number, number == 4
+        text = f"layer {number}\n{'3 → 1' if last else '3 → 3'}"
+        for height in (plain, stream if last else above):
+            box(ax, x, height, 0.76, 0.48, "feed_forward", text, size=SMALL)
+        arrow(ax, (ends[plain], plain), (x - 0.38, plain))
+        ends[plain] = x + 0.38
+        if not last:
+            join = x + 0.53
+            arrow(ax, (x - 0.54, stream), (x - 0.54, above), (x - 0.38, above))
+            arrow(ax, (x + 0.38, above), (join, above), (join, stream + RADIUS))
+            plus(ax, join, stream)
+        target = x - 0.38 if last else join - RADIUS
+        arrow(ax, (ends[stream], stream), (target, stream), color=edge("shortcut"), line=2.4)
+        ends[stream] = x + 0.38 if last else join + RADIUS
+    for row in (plain, stream):
+        arrow(ax, (ends[row], row), (7.1, row))
+        label(ax, 0.22, row, "x", bold=True)
+    label(ax, x, stream + 0.46, "shapes differ:\nno shortcut", size=SMALL)
+    label(ax, 3.9, stream - 0.28, "residual stream", bold=True, color=edge("shortcut"), size=SMALL)
     return fig
 
 
