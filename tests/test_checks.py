@@ -25,7 +25,7 @@ from notebooks.checks.own_parts import PARTS
 from notebooks.checks.require import SMALL
 
 FOLDER = Path(checks.__file__).parent
-CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "judge")}
+CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "number")}
 DECLARED = {name: check.mistakes for name, check in CHECKS.items() if hasattr(check, "mistakes")}
 LINE = r"Exercise (4\.\d|beyond \d)\.\d: .+\n"
 

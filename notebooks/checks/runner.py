@@ -1,13 +1,16 @@
 """Running an answer safely: whatever it does, there is a verdict, and a line that says why."""
 
+import builtins
 import contextlib
-import copy
 import ctypes
 import functools
 import inspect
 import io
+import math
+import sys
 import threading
 import traceback
+import types
 import warnings
 from pathlib import Path
 
@@ -84,7 +87,7 @@ def judge(examine, answer, write, by_hand):
     # prints is dropped.
     thread, silence = threading.Thread(target=quietly, daemon=True), io.StringIO()
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        with all_as_before(), out_of_reach(write):
+        with all_as_before(), out_of_reach(write, answer):
             torch.set_default_dtype(torch.float32)
             thread.start()
             try:
@@ -103,33 +106,45 @@ def judge(examine, answer, write, by_hand):
     return verdict, " ".join(words.split())  # an answer may have put anything into the words
 
 
+SETTINGS = (  # PyTorch's, each with the function that sets it
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+)
+
+
 @contextlib.contextmanager
 def all_as_before():
     """Undo what an answer changes outside itself, so that it spoils no later check.
 
-    These are random numbers, PyTorch's settings, warnings, names in PyTorch and helpers.py that were given
-    another value, and the configurations.
+    These are random numbers, settings, warnings, hooks for all modules, the configurations, and whatever was
+    given another value in PyTorch, helpers.py, or these checks.
     """
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    places = (torch, torch.Tensor, nn, nn.Module, nn.functional, helpers)
-    places += tuple(part for part in vars(helpers).values() if isinstance(part, type))
+    settings = [(change, read()) for read, change in SETTINGS]
+    checks = [module for name, module in sys.modules.items() if name.startswith(__package__)]
+    places = [builtins, math, torch, torch.Tensor, nn.functional, nn.modules.module, helpers, *checks]
+    places += [part for module in (nn, helpers) for part in vars(module).values() if isinstance(part, type)]
     names = [(place, dict(vars(place))) for place in places]
-    configs = [(value, copy.deepcopy(value)) for value in vars(helpers).values() if type(value) is dict]
+    dicts = [value for place in (helpers, nn.modules.module) for value in vars(place).values()]
+    dicts = [value for value in dicts if isinstance(value, dict) and value is not vars(builtins)]
+    dicts += [inner for value in dicts for inner in value.values() if isinstance(inner, dict)]
+    contents = [(value, value.copy()) for value in dicts]
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             yield
     finally:
-        for config, before in configs:
-            config.clear()
-            config.update(before)
         for place, before in names:
-            for name, value in vars(place).copy().items():
-                if name in before and value is not before[name]:
-                    setattr(place, name, before[name])
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        torch.use_deterministic_algorithms(deterministic)
+            for name, value in before.items():
+                if vars(place).get(name, names) is not value:
+                    setattr(place, name, value)
+        for value, before in contents:
+            if value != before:
+                value.clear()
+                value.update(before)
+        for change, before in settings:
+            change(before)
 
 
 class PyTorchOutOfReach(TorchFunctionMode):
@@ -149,13 +164,39 @@ class PyTorchOutOfReach(TorchFunctionMode):
 within_reach = torch._C.DisableTorchFunction  # a context in which a check may call PyTorch's own function
 
 
+def method(part):
+    """The function that runs when a part is called, without its decorators; None if there is none."""
+    return inspect.unwrap(getattr(part, "forward", None) if isinstance(part, type) else part)
+
+
+def definitions(part, answer):
+    """The functions that run `part`: the one in helpers.py and its twin that a lesson defines in a notebook.
+
+    What a lesson doesn't export is given by its name. A reader may have used a name for something else, so a
+    twin has the same code.
+    """
+    name = part if isinstance(part, str) else part.__name__
+    kind = answer if isinstance(answer, type) else type(answer)
+    own = [inspect.unwrap(f) for f in (answer, *vars(kind).values()) if isinstance(f, types.FunctionType)]
+    spaces = [vars(sys.modules["__main__"]), *(function.__globals__ for function in own)]
+    twins = [part, answer, *kind.__mro__, *(space.get(name) for space in spaces)]
+    found = [method(t) for t in twins if isinstance(t, (type, types.FunctionType)) and t.__name__ == name]
+    return [f for f in found if f and (isinstance(part, str) or same_code(f, method(part)))]
+
+
+def same_code(*functions):
+    """Whether the functions do the same with the same names."""
+    codes = [function.__code__ for function in functions]
+    return len({(code.co_code, code.co_names, code.co_varnames) for code in codes}) == 1
+
+
 @contextlib.contextmanager
-def out_of_reach(parts):
+def out_of_reach(parts, answer):
     """While this lasts, the course's own `parts` raise Wrong when called: functions, and forward methods.
 
     Their code is exchanged, so it makes no difference under which name an answer reaches them.
     """
-    functions = [inspect.unwrap(part.forward if isinstance(part, type) else part) for part in parts]
+    functions = {id(f): f for part in parts for f in definitions(part, answer)}.values()
     codes = [function.__code__ for function in functions]
     try:
         for function in functions:
