@@ -6,9 +6,11 @@ exercise whose answer is a number or a choice is data, declared by `number_exerc
 
 import copy
 import types
+from numbers import Real
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .runner import NotAttempted, Wrong, exercise
 
@@ -227,6 +229,40 @@ def require_trains_like(module, reference, x):
     require_gradients(result, right, {"the input": leaf, **leaves})
 
 
+# ---- Dropout -----------------------------------------------------------------------------------------------
+
+
+class Dropouts(TorchFunctionMode):
+    """While this lasts, dropout leaves nothing to chance: instead of dropping, it multiplies by `factor`.
+
+    `rates` and `shapes` say, in order, at which rate something would have been dropped, and from what. In
+    attention these are the weights, whose shape has the number of tokens twice.
+    """
+
+    def __init__(self, factor=3.0):
+        super().__init__()
+        self.factor, self.rates, self.shapes = factor, [], []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(function, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+            named = dict(zip(names, args, strict=False)) | kwargs
+            rate, shape = named.pop("dropout_p", 0.0), (*named["query"].shape[:-1], named["key"].shape[-2])
+            kept = function(**named)
+        elif "dropout" in name:
+            named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+            rate = named.get("p", 0.5) if named.get("training", named.get("train", True)) else 0.0
+            kept, shape = named["input"], tuple(named["input"].shape)
+        else:
+            return function(*args, **kwargs)
+        if not rate:
+            return kept
+        self.rates.append(rate)
+        self.shapes.append(shape)
+        return kept.mul_(self.factor) if kwargs.get("inplace") else kept * self.factor
+
+
 # ---- Numbers and choices -----------------------------------------------------------------------------------
 
 
@@ -240,7 +276,7 @@ def require_number(answer, right, tolerance=0.0, mistakes=()):
     answer = answer.tolist() if hasattr(answer, "tolist") else answer  # of a tensor, an array, a numpy number
     numbers = tuple(answer) if isinstance(answer, (tuple, list)) else (answer,)
     numbers = tuple(n.item() if hasattr(n, "item") else n for n in numbers)
-    if any(isinstance(n, bool) or not isinstance(n, (int, float)) for n in numbers) or not numbers:
+    if any(isinstance(n, bool) or not isinstance(n, Real) for n in numbers) or not numbers:
         given = repr(answer) if isinstance(answer, str) else str(answer)
         raise Wrong(f"{wanted} is wanted, not {given[:60]}.")
     require(all(n == n for n in numbers), "The answer is nan; a number is wanted.")
@@ -274,7 +310,7 @@ def require_number(answer, right, tolerance=0.0, mistakes=()):
 
 def require_choice(answer, right, options):
     """Raise Wrong unless the answer is the letter `right`; `options` says why each other letter is wrong."""
-    letter = answer.strip(" ().").lower() if isinstance(answer, str) else answer
+    letter = answer.strip("( .)\t\n").lower() if isinstance(answer, str) else answer
     letters = tuple(sorted([right, *options]))
     if letter not in letters:
         raise Wrong(f"Choose one of {', '.join(map(repr, letters))}, not {str(answer)[:60]!r}.")
