@@ -15,7 +15,7 @@ import torch
 from answers.section_4_2 import ByMoments, ByPyTorch
 from answers.section_4_3 import GELUByExp
 from answers.section_4_5 import BlockInOneLine, HeadByHead, OtherArguments
-from answers.section_4_6 import GPTInOtherStyle
+from answers.section_4_6_model import GPTInOtherStyle
 from answers.section_4_7 import greedy_in_a_list
 from torch import nn
 

@@ -37,7 +37,7 @@ def require(condition, words):
 def describe_type(thing):
     """A thing's type, for a message."""
     name = type(thing).__name__
-    return "None (is a `return` missing?)" if thing is None else f"a{'n' * (name[0] in 'aeiou')} {name}"
+    return "None (is a `return` missing?)" if thing is None else f"a{'n' * (name[0] in 'AEIOUaeiou')} {name}"
 
 
 # ---- What an answer gives ----------------------------------------------------------------------------------

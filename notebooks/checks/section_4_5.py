@@ -268,9 +268,6 @@ def dropout_mistakes(x, att, ff, norm1, norm2, drop):
     right, none, sums, before = (same, drop, same), (same,) * 3, (same, same, drop), (drop, same, same)
     too_many = [(same, twice, same), (drop, drop, same), (same, drop, drop)]
     return {
-        "Dropout has no effect in training: drop_shortcut belongs on what each sublayer adds": block(
-            none, none
-        ),
         "What attention adds is not dropped": block(none, right),
         "What the feed-forward network adds is not dropped": block(right, none),
         "Dropout acts on the shortcut as well; it belongs on what each sublayer adds": [
@@ -368,7 +365,19 @@ def transformer_block(answer):
         wanted = right(x, 3)
         given = "In training, where the check lets dropout multiply by 3,"
         dropouts.rates.clear()
-        require_equal(require_result(block, x), wanted, mistakes, given, tolerance=1e-3)
+        block.att(x)
+        inside = len(dropouts.rates)
+        result = require_result(block, x)
+        places = len(dropouts.rates) - 2 * inside
+        plain = right(x)
+        words = "Dropout comes before the norms; it belongs on what each sublayer adds"
+        words = (
+            words
+            if places
+            else "Dropout has no effect in training: use drop_shortcut on what each sublayer adds"
+        )
+        require_equal(result, wanted, {words: plain, **mistakes}, given, tolerance=1e-3)
+        require(places == 2, "There is one dropout too many: it belongs on what each sublayer adds, once.")
         rates = set(dropouts.rates) - {0.3}
         require(
             not rates, f"With a drop_rate of 0.3, there is dropout with the rate {max(rates, default=0)}."

@@ -285,5 +285,5 @@ WRONG["multi_head_attention"] = [
     (heads(forward=by_pytorchs_layer), "PyTorch's multi_head_attention_forward is out of reach"),
     (heads(forward=lambda self, x: (OwnAttention.forward(self, x), None)), "It returns a tuple"),
     (heads(attend=always_dropping), "Dropout acts in eval mode, too"),
-    (heads(forward=torch.no_grad()(Heads.forward)), "no gradient flows back"),
+    (heads(forward=torch.no_grad()(OwnAttention.forward)), "no gradient flows back"),
 ]

@@ -62,6 +62,11 @@ class BlockBySuper(TransformerBlock):
         return super().forward(x)
 
 
+def dropped(norm_, drop):
+    """A norm of what dropout leaves."""
+    return lambda x: norm_(drop(x))
+
+
 def both_from_norm(x, att, ff, n1, n2, drop):
     x = n1(x) + att(n1(x))
     return n2(x) + ff(n2(x))
@@ -238,6 +243,18 @@ WRONG["transformer_block"] = [
     (made_with(lambda cfg: {**cfg, "qkv_bias": True}), "With qkv_bias False, attention has"),
     (made_with(lambda cfg: {**cfg, "drop_rate": 0.1}), "there is dropout with the rate 0.1"),
     (block(lambda x, *parts: good_block(parts[-1](x), *parts)), "Dropout acts on the shortcut as well"),
+    (
+        block(lambda x, a, f, n1, n2, d: second(first(d(x), a, f, n1, n2, d), a, f, n1, n2, d)),
+        "acts on the short",
+    ),
+    (
+        block(lambda x, a, f, n1, n2, d: second(x + a(n1(d(x))), a, lambda y: f(y), n1, n2, d)),
+        "before the norms",
+    ),
+    (
+        block(lambda x, a, f, n1, n2, d: good_block(x, a, f, lambda y: n1(d(y)), n2, d)),
+        "one dropout too many",
+    ),
     (block(lambda x, *parts: parts[-1](good_block(x, *parts))), "one dropout too many"),
     (
         block(lambda x, a, f, n1, n2, d: good_block(x, a, f, n1, n2, lambda y: d(d(y)))),
