@@ -245,7 +245,7 @@ WRONG["transformer_block"] = [
     (block(lambda x, *parts: good_block(parts[-1](x), *parts)), "Dropout acts on the shortcut as well"),
     (
         block(lambda x, a, f, n1, n2, d: second(first(d(x), a, f, n1, n2, d), a, f, n1, n2, d)),
-        "acts on the short",
+        "In training, where the check",
     ),
     (
         block(lambda x, a, f, n1, n2, d: second(x + a(n1(d(x))), a, lambda y: f(y), n1, n2, d)),
