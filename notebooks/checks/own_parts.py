@@ -1,5 +1,6 @@
 """Your own classes through the course: `use` puts them in, `use_shipped` takes them back."""
 
+import inspect
 import sys
 
 import helpers
@@ -19,6 +20,7 @@ PARTS = {
     "GPTModel": gpt_model,
     "generate_text_simple": greedy,
 }
+NAMED = {"generate_text_simple": {"max_new_tokens", "context_size"}}  # arguments that notebooks give by name
 SHIPPED = {name: getattr(helpers, name) for name in PARTS}
 replaced = {}  # name -> (the reader's own, what stood under this name in the notebook)
 
@@ -36,6 +38,10 @@ def use(**own):
         verdict, words = PARTS[name].judge(answer)
         if verdict != "right":
             print(f"{name}: {verdict}. Ours stays. {words}".rstrip())
+            continue
+        missing = ", ".join(sorted(NAMED.get(name, set()) - inspect.signature(answer).parameters.keys()))
+        if missing:
+            print(f"{name}: right, but the notebooks name its arguments {missing}. Ours stays.")
             continue
         notebook = sys.modules["__main__"]
         before = replaced[name][1] if name in replaced else getattr(notebook, name, SHIPPED[name])
