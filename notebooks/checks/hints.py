@@ -31,8 +31,8 @@ HINTS = {
     ),
     "4.5.5": (
         "First get q, k, and v in shape (B, H, T, Dh). From there on it is one head, for all heads at once.",
-        "self.W_query(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2) gives (B, H, T, Dh). After "
-        "the softmax, self.dropout acts on the weights.",
+        "self.W_query(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2) gives (B, H, T, Dh). "
+        "After the softmax, self.dropout acts on the weights.",
         "At the end, (weights @ v).transpose(1, 2).reshape(B, T, -1) puts the heads side by side again, and "
         "self.out_proj mixes them.",
     ),
@@ -62,14 +62,15 @@ HINTS = {
         "Make new layers of the new size, and copy the old rows into them. What do you have to know before "
         "you replace the old layers?",
         "Whether they are tied: model.out_head.weight is model.tok_emb.weight. Copy under torch.no_grad().",
-        "model.tok_emb = nn.Embedding(new_size, D), then model.tok_emb.weight[:old_size] = old_embedding; the "
-        "same for nn.Linear(D, new_size, bias=False). At the end, tie_weights(model) if it was tied.",
+        "model.tok_emb = nn.Embedding(new_size, D), then model.tok_emb.weight[:old_size] = old_embedding; "
+        "the same for nn.Linear(D, new_size, bias=False). At the end, tie_weights(model) if it was tied.",
     ),
     "4.6.6": (
         "Which modules of the model drop something? print(model) shows them.",
-        "Build the model from a changed copy, {**cfg, 'drop_rate': ...}. Then set what differs: the rate of an "
-        "nn.Dropout is its attribute p.",
-        "model.drop_emb.p = emb_rate, and for each block in model.trf_blocks: block.att.dropout.p = att_rate.",
+        "Build the model from a changed copy, {**cfg, 'drop_rate': ...}. Then set what differs: the rate of "
+        "an nn.Dropout is its attribute p.",
+        "model.drop_emb.p = emb_rate, and for each block in model.trf_blocks: "
+        "block.att.dropout.p = att_rate.",
     ),
     # ---- 4.7
     "4.7.1": (
@@ -84,12 +85,14 @@ HINTS = {
     "4.7.3": (
         "Each step has three lines: logits of what fits the window, best token, append.",
         "idx[:, -context_size:] is what the model sees. Of its logits you need the last position, [:, -1].",
-        "best = logits[:, -1].argmax(dim=-1, keepdim=True) has shape (B, 1), so torch.cat([idx, best], dim=1).",
+        "best = logits[:, -1].argmax(dim=-1, keepdim=True) has shape (B, 1), so that "
+        "torch.cat([idx, best], dim=1) works.",
     ),
     "4.7.4": (
         "Generate one token at a time, and look at each new one.",
         "generate_text_simple(model, idx, 1, context_size) appends a single token.",
-        "After each step: if idx[0, -1] == eos_id, break. Compare after appending, so that the stop token stays.",
+        "After each step: if idx[0, -1] == eos_id, break. Compare after "
+        "appending, so that the stop token stays.",
     ),
     "4.7.5": (
         "First decide which logits stay, then divide by the temperature, then softmax.",
@@ -99,7 +102,8 @@ HINTS = {
     "4.7.6": (
         "You need the probabilities before you can cut. What do their rows sum to after the cut?",
         "The limit has one value per row: min_p * probabilities.max(dim=-1, keepdim=True).values.",
-        "Set what is below the limit to 0 with masked_fill, and divide by the sum of each row, with keepdim=True.",
+        "Set what is below the limit to 0 with masked_fill, and divide by the sum of each row, "
+        "with keepdim=True.",
     ),
     # ---- Beyond the chapter
     "beyond 3.1": (

@@ -6,6 +6,7 @@ exercise whose answer is a number or a choice is data, declared by `number_exerc
 
 import copy
 import types
+from decimal import Decimal
 from numbers import Real
 
 import torch
@@ -25,7 +26,7 @@ SMALL = types.MappingProxyType(  # cannot be changed; an answer gets a copy, {**
         "qkv_bias": True,
     }
 )
-NO_GRADIENT = "The numbers are right, but no gradient flows back: is something detached?"
+NO_GRADIENT = "The values are right, but no gradient flows back: is something detached?"
 
 
 def require(condition, words):
@@ -48,11 +49,11 @@ def require_module(answer, *arguments, **named):
     if isinstance(answer, nn.Module):
         raise Wrong("Hand over the class itself, MyClass and not MyClass(...).")
     if not isinstance(answer, type):
-        raise Wrong(f"A class derived from nn.Module is wanted, not {describe_type(answer)}.")
+        raise Wrong(f"The answer should be a class derived from nn.Module, not {describe_type(answer)}.")
     require(issubclass(answer, nn.Module), "The class must be derived from nn.Module.")
     module = answer(*map(as_given, arguments), **named)
     if not isinstance(module, nn.Module):
-        raise Wrong(f"Making one gives {describe_type(module)}, where a module is wanted.")
+        raise Wrong(f"Calling the class gives {describe_type(module)}; it should give a module.")
     return module.eval()
 
 
@@ -78,7 +79,7 @@ def require_result(function, *inputs):
         require(unchanged or not isinstance(given, dict), "It changes cfg; work on a copy, {**cfg}.")
         if not unchanged:
             raise Wrong(
-                "It changes its input in place, which the caller still needs (x += ... or append does this)."
+                "It changes its input in place, which the caller still needs (is there a += or append?)."
             )
     return result
 
@@ -100,7 +101,7 @@ def randomized(module, size=1.0):
 
 
 def is_close(result, right, tolerance=1e-4):
-    """Whether two tensors have one shape and close numbers; nan equals nan."""
+    """Whether two tensors have the same shape and close values; nan equals nan."""
     if result.shape != right.shape or result.is_complex():
         return False
     pair = (t.detach().double() for t in (result, right))
@@ -118,13 +119,13 @@ def is_changed_by_other_tokens(module, x):
 
 
 def as_list(wrong):
-    """What a mistake gives, one tensor or a list of them, as a list."""
+    """The result of a mistake, one tensor or a list of them, as a list."""
     return wrong if isinstance(wrong, list) else [wrong]
 
 
 def shown(row, digits):
     """A row of a tensor for a message, not too much of it."""
-    numbers = [f"{x:.{digits}f}" if row.is_floating_point() else str(x) for x in row.tolist()]
+    numbers = [f"{x:.{digits}f}" if row.is_floating_point() else str(x) for x in row.flatten().tolist()]
     most = 6 if row.is_floating_point() else 16
     return f"[{', '.join(numbers[:most])}{', ...' if len(numbers) > most else ''}]"
 
@@ -143,24 +144,24 @@ def require_equal(result, right, mistakes=(), given="", tolerance=1e-4, otherwis
     is named. `given` says what was put in. `otherwise` may look further if none fits.
     """
     if not isinstance(result, torch.Tensor):
-        raise Wrong(f"It returns {describe_type(result)}, where a tensor is wanted.")
+        raise Wrong(f"It returns {describe_type(result)}; it should return a tensor.")
     if result.device != right.device:
         raise Wrong(f"It returns a tensor on the device {result.device}, not {right.device}.")
     if result.is_complex() or result.is_floating_point() != right.is_floating_point():
-        raise Wrong(f"It returns numbers of type {result.dtype}, where {right.dtype} is right.")
+        raise Wrong(f"It returns values of type {result.dtype}; the right type is {right.dtype}.")
+    given = given + " it" if given else "It"
     if is_close(result, right, tolerance):
         if result.dtype != right.dtype:
-            raise Wrong(f"The numbers are right, but of type {result.dtype} and not {right.dtype}.")
+            raise Wrong(f"{given} gives the right values, but as {result.dtype} and not {right.dtype}.")
         return
-    given = given + " it" if given else "It"
-    values = f"{given} gives the shape {tuple(result.shape)}, where {tuple(right.shape)} is right."
+    values = f"{given} gives the shape {tuple(result.shape)}; the right one is {tuple(right.shape)}."
     if result.shape == right.shape:
         off = (result - right).abs().nan_to_num(nan=torch.inf)
         place = tuple(x.item() for x in torch.unravel_index(off.argmax(), right.shape))[:-1]  # the worst row
         got, wanted = result.detach()[place], right.detach()[place]
         where = f"result{list(place)} = " if right.ndim > 1 and len(right) > 1 else ""
         digits = 3 if shown(got, 3) != shown(wanted, 3) else 6
-        values = f"{given} gives {where}{shown(got, digits)}, where {shown(wanted, digits)} is right."
+        values = f"{given} gives {where}{shown(got, digits)}; {shown(wanted, digits)} is right."
     require_no_mistake(result, mistakes, values, tolerance)
     if otherwise and result.shape == right.shape and result.isfinite().all():
         otherwise()
@@ -186,14 +187,14 @@ def require_parts(module, names, wanted=nn.Module):
     """The module's parts of these names; Wrong if one is missing."""
     parts = [getattr(module, name, None) for name in names]
     missing = [n for n, part in zip(names, parts, strict=True) if not isinstance(part, wanted)]
-    require(not missing, f"The parts must have the names {', '.join(names)}; missing: {', '.join(missing)}.")
+    require(not missing, f"The parts must be called {', '.join(names)}; missing: {', '.join(missing)}.")
     return parts
 
 
 def require_registered(module, layer):
     """Raise Wrong unless the parameters of `layer` are among those of `module`."""
     registered = {id(p) for p in layer.parameters()} <= {id(p) for p in module.parameters()}
-    words = "The layer's parameters would not be trained: keep it as self.layer, not in a plain list."
+    words = "An optimizer wouldn't find the layer's parameters: keep it as self.layer, not in a plain list."
     require(registered, words)
 
 
@@ -214,16 +215,21 @@ def require_gradients(result, right, leaves):
             torch.autograd.grad(y, leaf, upstream, retain_graph=True, allow_unused=True)[0]
             for y in (result, right)
         )
-        require(wanted is not None, f"{name} is a parameter that is not needed.")
-        words = f"The numbers are right, but no gradient reaches {name}: is something detached?"
+        require(wanted is not None, f"{name} is a parameter that this module doesn't need.")
+        words = f"The values are right, but no gradient reaches {name}: is something detached?"
         require(own is not None, words)
-        require_equal(own, wanted, given=f"The numbers are right; as the gradient of {name}", tolerance=1e-3)
+        require_equal(
+            own, wanted, given=f"The values are right, but as the gradient of {name}", tolerance=1e-3
+        )
 
 
 def require_trains_like(module, reference, x):
     """Raise Wrong unless `module`, in training mode, gives the output and gradients of `reference`."""
     leaf = x.clone().requires_grad_()
     result, right = module.train()(leaf), reference(leaf)
+    if isinstance(result, torch.Tensor) and not is_close(result, right, 1e-3):
+        words = "In training mode two runs on the same input differ. Is there a dropout? None belongs here."
+        require(is_close(result, module(leaf), 1e-3), words)
     require_equal(result, right, given="In training mode", tolerance=1e-3)
     leaves = {f"self.{name}": p for name, p in module.named_parameters()}
     require_gradients(result, right, {"the input": leaf, **leaves})
@@ -272,15 +278,16 @@ def require_number(answer, right, tolerance=0.0, mistakes=()):
     There may be a tolerance for each number. `mistakes` is a dict of words, each with its number.
     """
     right = right if isinstance(right, tuple) else (right,)
-    wanted = "One number" if len(right) == 1 else f"A tuple of {len(right)} numbers"
+    wanted = "one number" if len(right) == 1 else f"a tuple of {len(right)} numbers"
     answer = answer.tolist() if hasattr(answer, "tolist") else answer  # of a tensor, an array, a numpy number
     numbers = tuple(answer) if isinstance(answer, (tuple, list)) else (answer,)
     numbers = tuple(n.item() if hasattr(n, "item") else n for n in numbers)
-    if any(isinstance(n, bool) or not isinstance(n, Real) for n in numbers) or not numbers:
+    if any(isinstance(n, bool) or not isinstance(n, (Real, Decimal)) for n in numbers) or not numbers:
         given = repr(answer) if isinstance(answer, str) else str(answer)
-        raise Wrong(f"{wanted} is wanted, not {given[:60]}.")
-    require(all(n == n for n in numbers), "The answer is nan; a number is wanted.")
+        raise Wrong(f"Answer with {wanted}, not {given[:60]}.")
+    require(all(n == n for n in numbers), "The answer is nan, not a number.")
     require(all(abs(n) < 1e18 for n in numbers), "That is far too large: is there a ** instead of a *?")
+    numbers = tuple(n if isinstance(n, int) else float(n) for n in numbers)
 
     tolerances = tolerance if isinstance(tolerance, tuple) else (tolerance,) * len(right)
 
@@ -301,7 +308,7 @@ def require_number(answer, right, tolerance=0.0, mistakes=()):
     if len(numbers) != len(right):
         comma = len(right) == 1 and all(isinstance(n, int) and 0 <= n < 1000 for n in numbers)
         hint = " A comma makes a tuple in Python; 1,000 is written 1_000 or 1000." if comma else ""
-        raise Wrong(f"{wanted} is wanted, not {len(numbers)}.{hint}")
+        raise Wrong(f"Answer with {wanted}, not {len(numbers)}.{hint}")
     place = far_off(right)[0]
     which = f"The {('first', 'second', 'third')[place]} number, " if len(right) > 1 else ""
     direction = "large" if numbers[place] > right[place] else "small"
@@ -310,7 +317,7 @@ def require_number(answer, right, tolerance=0.0, mistakes=()):
 
 def require_choice(answer, right, options):
     """Raise Wrong unless the answer is the letter `right`; `options` says why each other letter is wrong."""
-    letter = answer.strip("( .)\t\n").lower() if isinstance(answer, str) else answer
+    letter = answer.strip(" ().:'\"\t\n").lower() if isinstance(answer, str) else answer
     letters = tuple(sorted([right, *options]))
     if letter not in letters:
         raise Wrong(f"Choose one of {', '.join(map(repr, letters))}, not {str(answer)[:60]!r}.")

@@ -165,9 +165,9 @@ class PyTorchOutOfReach(TorchFunctionMode):
 within_reach = torch._C.DisableTorchFunction  # a context in which a check may call PyTorch's own function
 
 
-def method(part):
+def method(part, name="forward"):
     """The function that runs when a part is called, without its decorators; None if there is none."""
-    return inspect.unwrap(getattr(part, "forward", None) if isinstance(part, type) else part)
+    return inspect.unwrap(getattr(part, name, None) if isinstance(part, type) else part)
 
 
 def definitions(part, answer):
@@ -176,37 +176,56 @@ def definitions(part, answer):
     What a lesson doesn't export is given by its name. A reader may have used a name for something else, so a
     twin has the same code.
     """
-    name = part if isinstance(part, str) else part.__name__
+    name, _, own_method = (part if isinstance(part, str) else part.__qualname__).partition(".")
     kind = answer if isinstance(answer, type) else type(answer)
     own = [inspect.unwrap(f) for f in (answer, *vars(kind).values()) if isinstance(f, types.FunctionType)]
-    spaces = [vars(sys.modules["__main__"]), *(function.__globals__ for function in own)]
-    twins = [part, answer, *kind.__mro__, *(space.get(name) for space in spaces)]
-    found = [method(t) for t in twins if isinstance(t, (type, types.FunctionType)) and t.__name__ == name]
-    return [f for f in found if f and (isinstance(part, str) or same_code(f, method(part)))]
+    spaces = [vars(sys.modules["__main__"]), *(getattr(f, "__globals__", {}) for f in own)]
+    twins = [answer, *kind.__mro__, *(space.get(name) for space in spaces)]
+    twins = [t for t in twins if isinstance(t, (type, types.FunctionType)) and t.__name__ == name]
+    found = [] if isinstance(part, str) else [method(part)]
+    found += [method(t, own_method or "forward") for t in twins]
+    found = [f for f in found if isinstance(f, types.FunctionType)]
+    return [f for f in found if isinstance(part, str) or same_code(f, method(part))]
 
 
 def same_code(*functions):
-    """Whether the functions do the same with the same names."""
+    """Whether the functions use the same names in the same order.
+
+    Their bytecode may differ: it depends on whether a name was imported in the same cell.
+    """
     codes = [function.__code__ for function in functions]
-    return len({(code.co_code, code.co_names, code.co_varnames) for code in codes}) == 1
+    return len({(code.co_names, code.co_varnames) for code in codes}) == 1
+
+
+def refusal(function):
+    """Code that raises Wrong, with as many free variables as that of `function`, which it is to replace."""
+    name, free = function.__qualname__, function.__code__.co_freevars
+    words = f"Write it yourself: the course's {name} is out of reach while this check runs."
+    source = f"""
+def outer({", ".join(free)}):
+    def inner(*arguments, **named):
+        {"; ".join(free)}
+        from notebooks.checks.runner import Wrong
+        raise Wrong({words!r})
+    return inner
+"""
+    found = {}
+    exec(source, found)
+    return found["outer"](*free).__code__
 
 
 @contextlib.contextmanager
 def out_of_reach(parts, answer):
-    """While this lasts, the course's own `parts` raise Wrong when called: functions, and forward methods.
+    """While this lasts, the course's own `parts` raise Wrong when called.
 
+    These are functions, forward methods of classes, and other methods by name, such as `LayerNorm.__init__`.
     Their code is exchanged, so it makes no difference under which name an answer reaches them.
     """
     functions = {id(f): f for part in parts for f in definitions(part, answer)}.values()
     codes = [function.__code__ for function in functions]
     try:
         for function in functions:
-            name = function.__qualname__
-            words = f"Write it yourself: the course's {name} is out of reach while this check runs."
-            source = f"def f(*a, **k):\n from notebooks.checks.runner import Wrong\n raise Wrong({words!r})"
-            found = {}
-            exec(source, found)
-            function.__code__ = found["f"].__code__
+            function.__code__ = refusal(function)
         yield
     finally:
         for function, code in zip(functions, codes, strict=True):
