@@ -139,6 +139,8 @@ def all_as_before():
             for name, value in before.items():
                 if vars(place).get(name, names) is not value:
                     setattr(place, name, value)
+            for name in vars(place).keys() - before.keys() if isinstance(place, type) else ():
+                delattr(place, name)
         for value, before in contents:
             if value != before:
                 value.clear()

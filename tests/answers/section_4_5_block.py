@@ -212,7 +212,7 @@ WRONG["transformer_block"] = [
     (with_parts(att=attention_with(dropout=0.0, context_length=12)), "Attention doesn't drop any weights"),
     (with_parts(att=attention_with(num_heads=2, context_length=12)), "another number of heads"),
     (made_with(lambda cfg: {**cfg, "context_length": cfg["emb_dim"]}), "attention is made for 12 tokens"),
-    (lambda cfg: BlockOfTheBook(cfg), "A class derived from nn.Module is wanted"),
+    (lambda cfg: BlockOfTheBook(cfg), "should be a class derived from nn.Module"),
     (block(lambda x, *parts: good_block(x, *parts)[:, -1:]), "the shape (2, 1, 8)"),
     (block(lambda x, *parts: (good_block(x, *parts), None)), "It returns a tuple"),
     (block(lambda x, *parts: good_block(x.mul_(1.5), *parts)), "It changes its input in place"),
@@ -233,7 +233,7 @@ WRONG["transformer_block"] = [
         "Dropout acts on the shortcut as well",
     ),
     (then(first, lambda x, a, f, n1, n2, d: x + 2 * f(n2(x))), "With random weights it gives"),
-    (block(lambda x, *parts: good_block(x, *parts).double()), "type torch.float64"),
+    (block(lambda x, *parts: good_block(x, *parts).double()), "the right values, but as torch.float64"),
     (block(lambda x, a, f, n1, n2, d: second(x + d(a(n1(x))), a, f, n1, n2, d)), "What the feed-forward"),
     (block(lambda x, a, f, n1, n2, d: (x + a(n1(x))) + d(f(n2(x + a(n1(x)))))), "What attention adds is not"),
     (

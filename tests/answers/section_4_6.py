@@ -101,9 +101,9 @@ WRONG["part_counts"] = [
     (lambda cfg: by_formula({**cfg, "qkv_bias": False}), "With qkv_bias True, query"),
     (lambda cfg: by_formula({**cfg, "emb_dim": cfg["emb_dim"] // 64 * 64}), "For a model with 3 blocks"),
     (lambda cfg: tuple(n / 1e6 for n in by_formula(cfg)), "is too small"),
-    (lambda cfg: dict(zip("af", by_formula(cfg), strict=True)), "A tuple of 2 numbers is wanted"),
+    (lambda cfg: dict(zip("af", by_formula(cfg), strict=True)), "Answer with a tuple of 2 numbers"),
     (lambda cfg: None, "is a `return` missing?"),
-    (lambda cfg: sum(by_formula(cfg)), "A tuple of 2 numbers is wanted"),
+    (lambda cfg: sum(by_formula(cfg)), "Answer with a tuple of 2 numbers"),
     (count_in_place, "It changes cfg; work on a copy"),
 ]
 MB = 2**20
@@ -184,7 +184,7 @@ WRONG["model_size"] = [
     (lambda cfg: size(cfg)[::-1], "First the parameters"),
     (other_unit(16 / MB), "Training takes 16 bytes"),
     (lambda cfg: None, "where two numbers are wanted"),
-    (lambda cfg: size(cfg)[0], "A tuple of 2 numbers is wanted, not 1"),
+    (lambda cfg: size(cfg)[0], "Answer with a tuple of 2 numbers, not 1"),
     (lambda cfg: size({**cfg, "qkv_bias": False}), "With qkv_bias True, query, key, and value have biases"),
     (lambda cfg: size({**cfg, "vocab_size": 50257}), "not always 50,257"),
     (lambda cfg: size({**cfg, "context_length": 1024}), "For a model with 3 blocks of width 480 it gives"),

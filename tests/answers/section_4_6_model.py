@@ -178,7 +178,7 @@ WRONG["gpt_model"] = [
     (gpt(lambda self, t, p: self.drop_emb(undropped(self, t + p))), "drop_emb comes after the blocks"),
     (gpt(lambda self, t, p: undropped(self, F.dropout(t + p, 0.1, self.training))), "rate 0.1"),
     (gpt(lambda self, t, p: rest(self, t + p).mT), "With random weights it gives the shape (2, 31, 5)"),
-    (gpt(lambda self, t, p: rest(self, t + p).argmax(-1)), "where torch.float32 is right"),
+    (gpt(lambda self, t, p: rest(self, t + p).argmax(-1)), "the right type is torch.float32"),
     (gpt(lambda self, t, p: (rest(self, t + p), None)), "It returns a tuple"),
     (init(lambda self, cfg: None, lambda self, ids: torch.zeros(2, 5, 31)), "missing: tok_emb, pos_emb"),
     (gpt(lambda self, t, p: 2 * rest(self, t + p)), "With random weights it gives"),

@@ -30,7 +30,7 @@ WRONG["tokens_processed"] = [
     (7000, "7,000 is too large"),
     (5951, "5,951 is too large"),
     ((5, 950), "1,000 is written 1_000"),
-    ("5950", "One number is wanted"),
+    ("5950", "Answer with one number"),
 ]
 
 
