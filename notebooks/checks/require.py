@@ -152,7 +152,7 @@ def require_equal(result, right, mistakes=(), given="", tolerance=1e-4, otherwis
     given = given + " it" if given else "It"
     if is_close(result, right, tolerance):
         if result.dtype != right.dtype:
-            raise Wrong(f"{given} gives the right values, but as {result.dtype} and not {right.dtype}.")
+            raise Wrong(f"{given} gives the right values, but of type {result.dtype} and not {right.dtype}.")
         return
     values = f"{given} gives the shape {tuple(result.shape)}; the right one is {tuple(right.shape)}."
     if result.shape == right.shape:

@@ -118,7 +118,7 @@ WRONG["attention_head"] = [
     (lambda q, k, v: attend(q, k, v, factor=6**-0.5), "but for (B, T, Dh) = (1, 7, 3) it gives"),
     (attend_in_three_dimensions, "but for (B, H, T, Dh): It fails at `B, T, Dh = q.shape`"),
     (lambda q, k, v: attend(q, k, v) if q.ndim > 2 else [][0], "but for (T, Dh): It fails"),
-    (lambda q, k, v: attend(q.float(), k.float(), v.float()), "the right values, but as torch.float32"),
+    (lambda q, k, v: attend(q.float(), k.float(), v.float()), "the right values, but of type torch.float32"),
     (attend_in_place, "It changes its input in place"),
     (lambda q, k, v: attend(q, k, v, factor=1) / 6**0.5, "The weights are divided"),
     (lambda q, k, v: attend(q, k, torch.eye(5).expand(2, 5, 5)), "It returns the weights"),

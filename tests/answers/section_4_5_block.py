@@ -233,7 +233,7 @@ WRONG["transformer_block"] = [
         "Dropout acts on the shortcut as well",
     ),
     (then(first, lambda x, a, f, n1, n2, d: x + 2 * f(n2(x))), "With random weights it gives"),
-    (block(lambda x, *parts: good_block(x, *parts).double()), "the right values, but as torch.float64"),
+    (block(lambda x, *parts: good_block(x, *parts).double()), "the right values, but of type torch.float64"),
     (block(lambda x, a, f, n1, n2, d: second(x + d(a(n1(x))), a, f, n1, n2, d)), "What the feed-forward"),
     (block(lambda x, a, f, n1, n2, d: (x + a(n1(x))) + d(f(n2(x + a(n1(x)))))), "What attention adds is not"),
     (

@@ -93,7 +93,7 @@ WRONG["top_k"] = [
     (exploding, "For logits in the thousands it gives nan: exp overflows"),
     (lambda z, t, k: keep(z / t, k, fill=-15.0).softmax(-1), "must be exactly 0"),
     (lambda z, t, k: keep(z / t, k, fill=z.min().item() / t - 30).softmax(-1), "must be exactly 0"),
-    (lambda z, t, k: probabilities(z.float(), t, k), "the right values, but as torch.float32"),
+    (lambda z, t, k: probabilities(z.float(), t, k), "the right values, but of type torch.float32"),
     (
         lambda z, t, k: (lambda s: s.masked_fill(s == 0, -INF))(keep(z, k, fill=0.0) / t).softmax(-1),
         "logits of 0",
@@ -221,7 +221,7 @@ WRONG["min_p"] = [
     (lambda z, m: (cut(z, m) > 0).to(z.dtype), "It returns which tokens stay"),
     (cut_strictly, "For min_p = 1 it gives nan: the best token itself is cut"),
     (cut_variant(softmax=plain_softmax), "For logits in the thousands it gives nan"),
-    (lambda z, m: cut(z.float(), m), "the right values, but as torch.float32"),
+    (lambda z, m: cut(z.float(), m), "the right values, but of type torch.float32"),
     (lambda z, m: (cut(z, m) + 1e-6) / (1 + 1e-6 * z.shape[-1]), "must be exactly 0"),
     (lambda z, m: cut(z.sub_(z.amax(-1, keepdim=True)), m), "It changes its input in place"),
     (lambda z, m: cut(z, max(m, 0.01)), "For min_p = 0.000001"),
