@@ -211,10 +211,14 @@ def require_gradients(result, right, leaves):
     upstream = torch.randn_like(right)
     for name, leaf in leaves.items():
         require(leaf.requires_grad, f"{name} has requires_grad=False, so it is never learned.")
-        own, wanted = (
-            torch.autograd.grad(y, leaf, upstream, retain_graph=True, allow_unused=True)[0]
-            for y in (result, right)
-        )
+        try:
+            own, wanted = (
+                torch.autograd.grad(y, leaf, upstream, retain_graph=True, allow_unused=True)[0]
+                for y in (result, right)
+            )
+        except RuntimeError as error:
+            words = "The values are right, but += or the like has changed a tensor that the gradient needs."
+            raise Wrong(words) if "inplace" in str(error) else error from None
         require(wanted is not None, f"{name} is a parameter that this module doesn't need.")
         words = f"The values are right, but no gradient reaches {name}: is something detached?"
         require(own is not None, words)

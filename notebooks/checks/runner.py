@@ -246,8 +246,6 @@ def describe_error(error):
         raised += " (Is there a `...` left?)"
     if "'_modules'" in message or "before Module.__init__()" in message:
         raised += " (Is super().__init__() missing?)"
-    if "inplace operation" in message:
-        raised += " (Is there a += on a tensor that a gradient still needs?)"
     if not lines:  # not even inside the answer
         return f"The check could not use your answer. {raised}"
     place = f" at `{lines[-1]}`" if lines[-1] else ""

@@ -21,7 +21,7 @@ from .require import (
     require_parts,
     require_result,
 )
-from .runner import NotAttempted, Wrong, exercise
+from .runner import NotAttempted, Wrong, describe_error, exercise
 
 why_124m = choice_exercise(
     "4.6.1",
@@ -305,7 +305,7 @@ def dropped_rates(model, ids):
         try:
             logits = model(ids)
         except Exception as error:
-            raise Wrong(f"The model that it returns cannot run: {error}") from None
+            raise Wrong(f"The model that it returns can't run. {describe_error(error)}") from None
     require(tuple(logits.shape) == (*ids.shape, SMALL["vocab_size"]), "The model doesn't return logits.")
     T, rates = ids.shape[1], []
     for rate, shape, before in zip(dropouts.rates, dropouts.shapes, [(), *dropouts.shapes], strict=False):

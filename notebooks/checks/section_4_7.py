@@ -194,8 +194,6 @@ def stop_token(answer):
     require_text(answer, prompt, steps, 12, whole[:, :end], mistakes, f"With the stop token {eos}", eos)
     first = whole[:, : START + 1]
     require_text(answer, prompt, steps, 12, first, {}, "With a stop token that comes first", new[0])
-    given = "With a stop token that comes as the last new one"
-    require_text(answer, prompt, place + 1, 12, whole[:, :end], {}, given, eos)
     mistakes = {
         "Without a stop token it goes beyond max_new_tokens": longer,
         "max_new_tokens counts the new tokens, not the whole text": whole[:, :steps],

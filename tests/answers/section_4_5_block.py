@@ -152,6 +152,20 @@ class MaskedBlock(BlockOfTheBook):
         return x + self.drop_shortcut(self.ff(self.norm2(x)))
 
 
+class RawFeedForward(nn.Module):
+    """All the numbers, and no layers."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        D = cfg["emb_dim"]
+        shapes = ((4 * D, D), (4 * D,), (D, 4 * D), (D,))
+        self.numbers = nn.ParameterList(torch.zeros(shape) for shape in shapes)
+
+    def forward(self, x):
+        first, bias, last, last_bias = self.numbers
+        return F.linear(F.gelu(F.linear(x, first, bias), approximate="tanh"), last, last_bias)
+
+
 class RMSNorm(nn.Module):
     def __init__(self, cfg):
         super().__init__()
@@ -205,6 +219,8 @@ WRONG["transformer_block"] = [
         ),
         "self.norm1 has no scale and shift",
     ),
+    (with_parts(ff=RawFeedForward), "self.ff has 0 linear layers, where FeedForward has 2"),
+    (block(lambda x, *parts: good_block(x, *parts) * (1 + (x.shape[-1] > 8))), "With 12 features in 3 heads"),
     (with_parts(ff=sequential(nn.ReLU())), "self.ff is not GPT-2's FeedForward"),
     (with_parts(ff=sequential(nn.GELU())), "self.ff is not GPT-2's FeedForward"),
     (with_parts(ff=sequential(GELU(), 2)), "With qkv_bias True, the block has"),
@@ -226,7 +242,7 @@ WRONG["transformer_block"] = [
         "added twice",
     ),
     (block(lambda x, *parts: x), "It returns its input"),
-    (BlockInPlace, "Is there a += on a tensor that a gradient still needs?"),
+    (BlockInPlace, "+= or the like has changed a tensor that the gradient needs"),
     (then(first, second), "Dropout has no effect"),
     (
         then(lambda x, a, f, n1, n2, d: d(x + a(n1(x))), lambda x, a, f, n1, n2, d: d(x + f(n2(x)))),
