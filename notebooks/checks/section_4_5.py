@@ -291,11 +291,13 @@ def require_parts_of_gpt2(block, cfg):
     layers = [module for module in block.ff.modules() if isinstance(module, nn.Linear)]
     require(len(layers) == 2, f"self.ff has {len(layers)} linear layers, where FeedForward has 2.")
     for name, norm in (("norm1", block.norm1), ("norm2", block.norm2)):
-        scale_and_shift = list(norm.parameters())
-        require(len(scale_and_shift) == 2, f"self.{name} has no scale and shift; it must be a LayerNorm.")
-        wanted = F.layer_norm(x, (D,), *scale_and_shift)
-        require_equal(norm(x), wanted, given=f"self.{name} is not layer normalization: for a random x")
-    wanted = layers[1](F.gelu(layers[0](x), approximate="tanh"))
+        learned, result = list(norm.parameters()), norm(x)
+        require(len(learned) == 2, f"self.{name} has no scale and shift; it must be a LayerNorm.")
+        wanted = [F.layer_norm(x, (D,), *pair) for pair in (learned, learned[::-1])]
+        wanted = wanted[1] if is_close(result, wanted[1]) else wanted[0]
+        require_equal(result, wanted, given=f"self.{name} is not layer normalization: for a random x")
+    expand, contract = sorted(layers, key=lambda layer: layer.in_features)
+    wanted = contract(F.gelu(expand(x), approximate="tanh"))
     require_equal(block.ff(x), wanted, given="self.ff is not GPT-2's FeedForward: for a random x")
     mistakes = {
         f"With n_heads = {n}, attention has another number of heads": [

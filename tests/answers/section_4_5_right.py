@@ -179,6 +179,36 @@ class BlockWithAMethod(BlockOfTheBook):
         return self.around(self.around(x, self.norm1, self.att), self.norm2, self.ff)
 
 
+class ShiftAndScale(nn.Module):
+    """A norm whose parameters have another order."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.shift, self.scale = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return F.layer_norm(x, x.shape[-1:]) * self.scale + self.shift
+
+
+class DownAndUp(nn.Module):
+    """A feed-forward network whose layers have another order."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.down, self.up = nn.Linear(4 * width, width), nn.Linear(width, 4 * width)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class BlockOfOwnParts(BlockOfTheBook):
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.norm1, self.norm2, self.ff = (
+            part(cfg["emb_dim"]) for part in (ShiftAndScale, ShiftAndScale, DownAndUp)
+        )
+
+
 class BlockByFunctions(nn.Module):
     """Dropout by function, with the flag of the block itself, and a feed-forward network of its own."""
 
@@ -203,6 +233,7 @@ RIGHT["transformer_block"] = [
     BlockOfTheBook,
     BlockWithAMethod,
     BlockByFunctions,
+    BlockOfOwnParts,
 ]
 
 
