@@ -129,7 +129,9 @@ def require_finite(given, result, words):
     require(finite, f"{given} gives values that are nan or infinite. {words}")
 
 
-NO_ROOM = "exp overflows there: use softmax, or first subtract the largest visible score of each row."
+NO_ROOM = (
+    "exp overflows there, or what is visible underflows to 0: mask the scores first, and then use softmax."
+)
 MASKED_ZERO = "A score may be 0 without being masked: make the mask from positions, not from the scores."
 SEEN = "This is none of the classic mistakes, but "
 
@@ -297,8 +299,13 @@ def require_parts_of_gpt2(block, cfg):
         wanted = wanted[1] if is_close(result, wanted[1]) else wanted[0]
         require_equal(result, wanted, given=f"self.{name} is not layer normalization: for a random x")
     expand, contract = sorted(layers, key=lambda layer: layer.in_features)
+    mistakes = {
+        "That is the exact GELU; GPT-2 has its tanh form": contract(F.gelu(expand(x))),
+        "That is ReLU; GPT-2 has GELU": contract(expand(x).relu()),
+        "An activation is missing between the two layers": contract(expand(x)),
+    }
     wanted = contract(F.gelu(expand(x), approximate="tanh"))
-    require_equal(block.ff(x), wanted, given="self.ff is not GPT-2's FeedForward: for a random x")
+    require_equal(block.ff(x), wanted, mistakes, "self.ff is not GPT-2's FeedForward: for a random x")
     mistakes = {
         f"With n_heads = {n}, attention has another number of heads": [
             right_heads(block.att, x, other, 3) for other in range(1, D + 1) if D % other == 0 and other != n

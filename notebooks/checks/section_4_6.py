@@ -48,7 +48,7 @@ def counts_by_part(cfg):
 
 def require_counts(given, result, right, tolerance, mistakes):
     """As require_number, for what a function gives; the words begin with what was given to it."""
-    require(result is not None, f"It returns {describe_type(result)}, where two numbers are wanted.")
+    require(result is not None, f"It returns {describe_type(result)}; it should return two numbers.")
     try:
         require_number(result, right, tolerance, mistakes)
     except Wrong as wrong:
@@ -210,6 +210,8 @@ def gpt_model(answer):
         places = len(dropouts.rates)
         right = logits_of(dropping, 3 * (tok + pos))
         inside = len(dropouts.rates) - places  # the blocks'
+        words = "There is one dropout too many: drop_emb acts once, on the sum of tokens and positions."
+        require(places <= inside + 1, words)
         x = nn.Sequential(*dropping.trf_blocks)(tok + pos)
         late = "drop_emb comes after the blocks; it belongs before them"
         no_effect = "drop_emb has no effect in training: it belongs after the addition"
@@ -230,8 +232,6 @@ def gpt_model(answer):
         }
         given = "In training, where the check lets dropout multiply by 3,"
         require_equal(result, right, mistakes, given, tolerance=1e-3)
-    words = "There is one dropout too many: drop_emb acts once, on the sum of tokens and positions."
-    require(places == inside + 1, words)
     rates = set(dropouts.rates) - {0.3}
     require(not rates, f"With a drop_rate of 0.3, there is dropout with the rate {max(rates, default=0)}.")
 
@@ -318,7 +318,7 @@ def dropped_rates(model, ids):
 def separate_dropout(answer):
     cfg, ids = {**SMALL, "drop_rate": 0.4}, torch.tensor([[3, 1, 3, 7, 0], [2, 2, 5, 30, 4]])
     model = require_result(answer, cfg, 0.1, 0.2, 0.3)
-    require(isinstance(model, nn.Module), f"It returns {describe_type(model)}, where a GPTModel is wanted.")
+    require(isinstance(model, nn.Module), f"It returns {describe_type(model)}; it should return a GPTModel.")
     words = "The model is in eval mode; a model that was just made is in training mode."
     require(all(module.training for module in model.modules()), words)
     rates = dropped_rates(model, ids)

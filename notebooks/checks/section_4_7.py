@@ -209,6 +209,7 @@ def stop_token(answer):
     right = text[:, : START + 1 + text[0, START:].tolist().index(0)]
     mistakes = {
         "The stop token may be 0, which counts as False in an if": text,
+        "What leaves the window is lost from the text as well; crop a copy": [right[:, 1:], right[:, -5:]],
         "The window is cut at the wrong end, or not at all": [
             greedy_by(choose, prompt, steps) for choose in (lambda m, i: best(m(i[:, :4])[:, -1]), within(12))
         ],
@@ -218,7 +219,9 @@ def stop_token(answer):
     require_text(answer, prompt, 0, 12, prompt, {}, "For max_new_tokens = 0", eos)
 
 
-OVERFLOW = "exp overflows for large logits; use softmax, or subtract the row's largest logit first."
+OVERFLOW = (
+    "exp overflows or underflows for large logits; use softmax, or subtract each row's largest logit first."
+)
 
 
 def require_probabilities(answer, logits, arguments, right, mistakes, given, nan=OVERFLOW):

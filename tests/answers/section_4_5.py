@@ -113,7 +113,7 @@ WRONG["attention_head"] = [
     (attend_by_fixed_dimensions, "It works for (B, T, Dh); but for (B, H, T, Dh) it gives"),
     (attend_without_zeros, "A score may be 0 without being masked"),
     (attend_by_plain_exp, "exp overflows there"),
-    (attend_below_the_future, "the largest visible score"),
+    (attend_below_the_future, "what is visible underflows to 0"),
     (lambda q, k, v: attend(q, k, v, fill=-100.0), "With scores in the thousands"),
     (lambda q, k, v: attend(q, k, v, factor=6**-0.5), "but for (B, T, Dh) = (1, 7, 3) it gives"),
     (attend_in_three_dimensions, "but for (B, H, T, Dh): It fails at `B, T, Dh = q.shape`"),

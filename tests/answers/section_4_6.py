@@ -184,7 +184,7 @@ WRONG["model_size"] = [
     (other_unit(1 / MB), "Each parameter takes 4 bytes"),
     (lambda cfg: size(cfg)[::-1], "First the parameters"),
     (other_unit(16 / MB), "Training takes 16 bytes"),
-    (lambda cfg: None, "where two numbers are wanted"),
+    (lambda cfg: None, "it should return two numbers"),
     (lambda cfg: size(cfg)[0], "Answer with a tuple of 2 numbers, not 1"),
     (lambda cfg: size({**cfg, "qkv_bias": False}), "With qkv_bias True, query, key, and value have biases"),
     (lambda cfg: size({**cfg, "vocab_size": 50257}), "not always 50,257"),

@@ -348,6 +348,7 @@ WRONG["stop_token"] = [
     (until_other(inside=True), "A stop token in the prompt ends it"),
     (until_in_text, "A stop token in the prompt ends it"),
     (until_last, "A stop token in the prompt ends it"),
+    (lambda m, i, n, c, e: until(m, i[:, -c:], n, c, e), "What leaves the window is lost"),
     (until_if_set, "The stop token may be 0"),
     (until_filled, "It goes on with stop tokens; the text ends at the first"),
     (until_long, "counts the new tokens, not the whole text"),

@@ -91,7 +91,7 @@ WRONG["top_k"] = [
     (lambda z, t, k: z.softmax(-1), "Neither temperature nor top_k is used"),
     (lambda z, t, k: keep((z / t).softmax(-1), k).softmax(-1), "There is a second softmax"),
     (lambda z, t, k: probabilities(z, t, k).squeeze(0), "For a single row of nine tokens it gives the shape"),
-    (exploding, "For logits in the thousands it gives nan: exp overflows"),
+    (exploding, "For logits in the thousands it gives nan: exp overflows or underflows"),
     (lambda z, t, k: keep(z / t, k, fill=-15.0).softmax(-1), "must be exactly 0"),
     (lambda z, t, k: keep(z / t, k, fill=z.min().item() / t - 30).softmax(-1), "must be exactly 0"),
     (lambda z, t, k: probabilities(z.float(), t, k), "the right values, but of type torch.float32"),
