@@ -184,19 +184,26 @@ def definitions(part, answer):
     spaces = [vars(sys.modules["__main__"]), *(getattr(f, "__globals__", {}) for f in own)]
     twins = [answer, *kind.__mro__, *(space.get(name) for space in spaces)]
     twins = [t for t in twins if isinstance(t, (type, types.FunctionType)) and t.__name__ == name]
-    found = [] if isinstance(part, str) else [method(part)]
-    found += [method(t, own_method or "forward") for t in twins]
-    found = [f for f in found if isinstance(f, types.FunctionType)]
-    return [f for f in found if isinstance(part, str) or same_code(f, method(part))]
+    if isinstance(part, str):
+        found = [method(t) for t in twins]
+    else:
+        ours = getattr(helpers, name) if own_method else part
+        found = [method(part), *(method(t, own_method or "forward") for t in twins if is_same(t, ours))]
+    return [f for f in found if isinstance(f, types.FunctionType)]
 
 
-def same_code(*functions):
-    """Whether the functions use the same names in the same order.
+def is_same(one, other):
+    """Whether two functions, or all methods of two classes, use the same names in the same order.
 
     Their bytecode may differ: it depends on whether a name was imported in the same cell.
     """
-    codes = [function.__code__ for function in functions]
-    return len({(code.co_names, code.co_varnames) for code in codes}) == 1
+
+    def names(thing):
+        functions = vars(thing) if isinstance(thing, type) else {"": inspect.unwrap(thing)}
+        codes = {name: getattr(function, "__code__", None) for name, function in functions.items()}
+        return {name: (code.co_names, code.co_varnames) for name, code in codes.items() if code}
+
+    return names(one) == names(other)
 
 
 def refuse(*arguments, **named):

@@ -305,7 +305,8 @@ def dropped_rates(model, ids):
         try:
             logits = model(ids)
         except Exception as error:
-            raise Wrong(f"The model that it returns can't run. {describe_error(error)}") from None
+            words = describe_error(error).removeprefix("The check could not use your answer. ")
+            raise Wrong(f"The model that it returns can't run. {words}") from None
     require(tuple(logits.shape) == (*ids.shape, SMALL["vocab_size"]), "The model doesn't return logits.")
     T, rates = ids.shape[1], []
     for rate, shape, before in zip(dropouts.rates, dropouts.shapes, [(), *dropouts.shapes], strict=False):
