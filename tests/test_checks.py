@@ -365,7 +365,7 @@ def test_use_takes_only_what_passes(notebook, capsys):
         ({"MultiHeadAttention": OtherArguments}, "got an unexpected keyword argument 'd_in'"),
         ({"LayerNorm": ...}, "LayerNorm: not attempted yet. Ours stays."),
         ({"generate_text_simple": lambda *a: greedy_in_a_list(*a)}, "its arguments need the names of ours"),
-        ({"Layernorm": ByMoments}, "There is no part 'Layernorm' to replace; there are LayerNorm,"),
+        ({"Layernorm": ByMoments}, "There is no part 'Layernorm' to replace; choose from LayerNorm,"),
         ({"LayerNorm": ByMoments, "GELU": None}, "GELU: not right yet."),
     ):
         checks.use(**own)

@@ -32,7 +32,7 @@ def use(**own):
     """
     for name, answer in own.items():
         if name not in PARTS:
-            print(f"There is no part {name!r} to replace; there are {', '.join(PARTS)}.")
+            print(f"There is no part {name!r} to replace; choose from {', '.join(PARTS)}.")
             continue
         verdict, words = PARTS[name].judge(answer)
         if verdict != "right":

@@ -460,9 +460,10 @@ def multi_head_attention(answer):
         result = require_result(dropping.train(), x)
     require(dropouts.rates, "Dropout has no effect in training.")
     elsewhere = [shape for shape in dropouts.shapes if shape.count(5) < 2]  # of 5 tokens
-    words = f"Dropout acts on {(*elsewhere, 0)[0]}, where it belongs on the attention weights, (B, H, T, T)."
+    shape = (*elsewhere, ())[0]
+    words = f"Dropout acts on a tensor of shape {shape}; it belongs on the attention weights, (B, H, T, T)."
     require(not elsewhere, words)
-    words = f"For a rate of 0.3 it drops at a rate of {max(dropouts.rates)}."
+    words = f"With a dropout rate of 0.3, it drops at a rate of {max(dropouts.rates)}."
     require(set(dropouts.rates) == {0.3}, words)
     q, k, v = (heads_of(project(x), H) for project in (dropping.W_query, dropping.W_key, dropping.W_value))
     mistakes = {

@@ -36,7 +36,7 @@ why_124m = choice_exercise(
 
 
 def first_on_meta():
-    """The first embedding made on "meta" loads much of PyTorch, which must not cost the answer its time."""
+    """The first embedding on "meta" loads much of PyTorch; that time doesn't count against an answer."""
     nn.Embedding(1, 1, device="meta")
 
 
@@ -47,7 +47,7 @@ def counts_by_part(cfg):
 
 
 def require_counts(given, result, right, tolerance, mistakes):
-    """As require_number, for what a function gives; the words begin with what was given to it."""
+    """Like require_number, for what a function returns; the message begins with what it was given."""
     require(result is not None, f"It returns {describe_type(result)}; it should return two numbers.")
     try:
         require_number(result, right, tolerance, mistakes)
@@ -55,7 +55,7 @@ def require_counts(given, result, right, tolerance, mistakes):
         raise Wrong(f"For {given} it gives {str(result)[:60]}. {wrong}") from None
 
 
-ODD = {  # unlike GPT-2 in everything
+ODD = {  # unlike GPT-2 in every respect
     "vocab_size": 20_001,
     "context_length": 500,
     "emb_dim": 480,

@@ -170,7 +170,7 @@ def greedy(answer):
     require(not any(model.graphs), words)
 
 
-@exercise("4.7.4", "It ends where the model says so, and otherwise after max_new_tokens.")
+@exercise("4.7.4", "It stops where the model says so, or else after max_new_tokens.")
 def stop_token(answer):
     prompt, steps = PROMPTS[:1], 7
     longer = greedy_by(within(12), prompt, steps + 1)
@@ -269,11 +269,11 @@ def top_k(answer):
         "It keeps the k lowest": best_k(scaled, k, largest=False).softmax(-1),
         "It keeps k - 1 tokens; the k-th best stays, too": best_k(scaled, k - 1).softmax(-1),
         "It keeps k + 1 tokens": best_k(scaled, k + 1).softmax(-1),
-        "The k best are sought in all rows together": everywhere.softmax(-1),
+        "It looks for the k best in all rows together": everywhere.softmax(-1),
         "The softmax runs over the rows (dim=0)": best_k(scaled, k).softmax(0),
         "It returns logits; we want probabilities": best_k(scaled, k),
         "It returns only the k best; all V places are needed": scaled.topk(k).values.softmax(-1),
-        "The k best are sought among the rows (dim=0)": best_k(scaled, k, dim=0).softmax(-1),
+        "It looks for the k best among the rows (dim=0)": best_k(scaled, k, dim=0).softmax(-1),
     }
     zeros = torch.tensor([[0.0, -1.0, -2.0, -3.0], [1.0, 0.0, -1.0, 2.0]])
     cases = {

@@ -260,7 +260,7 @@ WRONG["multi_head_attention"] = [
     (heads(attend=drop_scores), "Dropout acts on the scores; it belongs after the softmax"),
     (
         heads(attend=lambda self, q, k, v: attend(q, k, self.dropout(v))),
-        "Dropout acts on (3, 2, 5, 4), where",
+        "Dropout acts on a tensor of shape (3, 2, 5, 4)",
     ),
     (
         heads(attend=lambda self, q, k, v: self.dropout(attend(q, k, v))),
@@ -268,10 +268,10 @@ WRONG["multi_head_attention"] = [
     ),
     (
         heads(attend=lambda self, q, k, v: with_dropout(self, self.dropout(q), k, v)),
-        "Dropout acts on (3, 2, 5, 4)",
+        "Dropout acts on a tensor of shape (3, 2, 5, 4)",
     ),
     (heads(attend=dropping_twice), "Dropout acts on the weights twice"),
-    (heads(attend=with_rate), "For a rate of 0.3 it drops at a rate of 0.1"),
+    (heads(attend=with_rate), "With a dropout rate of 0.3, it drops at a rate of 0.1"),
     (heads(attend=lambda self, q, k, v: attend_without_zeros(q, k, v)), "A score may be 0"),
     (heads(attend=lambda self, q, k, v: attend_by_plain_exp(q, k, v)), "exp overflows there"),
     (
