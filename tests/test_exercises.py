@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 from notebooks import checks
+from notebooks.checks.hints import HINTS, given
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -59,6 +60,44 @@ def test_form(number):
     assert "..." in stub.source and re.fullmatch(r"checks\.\w+\((my_\w+|My\w+)\)", check.source)
     assert solution.source.startswith("<details><summary>Solution</summary>\n\n```python\n")
     assert "\n</details>" in solution.source
+
+
+@each
+def test_what_a_check_puts_out_of_reach_by_name_is_there(number):
+    path, cells = ALL[number]
+    judge = getattr(checks, re.match(r"checks\.(\w+)\(", cells[2].source)[1]).judge
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    for name in judge.keywords["write"]:
+        assert not isinstance(name, str) or any(f"def {name}(" in source for source in code)
+    for name in judge.keywords["by_hand"]:
+        assert any(hasattr(place, name) for place in (torch, torch.nn.functional, torch.Tensor))
+
+
+@each
+def test_there_are_hints(number, capsys):
+    hints = HINTS[number]
+    assert 2 <= len(hints) <= 3
+    given.clear()
+    for n in (*range(1, len(hints) + 1), len(hints)):  # the last one is repeated
+        checks.hint(number)
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"Exercise {number}, hint {n} of {len(hints)}: {hints[n - 1]}\n")
+        assert ("That was the last hint." in printed) == (n == len(hints))
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_exercises_say_how_to_get_a_hint(path):
+    if not exercises(path):
+        return
+    cells = nbformat.read(path, as_version=4).cells
+    intro = next(cell.source for cell in cells if "## Exercises" in cell.source.splitlines())
+    number = re.search(r'checks\.hint\("([^"]+)"\)', intro)[1]
+    assert number in exercises(path)
+
+
+def test_a_hint_for_what_is_no_exercise(capsys):
+    checks.hint("4.9")
+    assert capsys.readouterr().out.startswith("There is no exercise '4.9'; ask by number")
 
 
 @each

@@ -28,6 +28,6 @@ from .section_4_5 import (
     transformer_block,
     what_the_mask_hides,
 )
-from .section_4_6 import gpt_model, model_size, part_counts, separate_dropout, tie_weights, why_124m
-from .section_4_7 import greedy, stop_token, tokens_processed, top_k, what_eval_changes
+from .section_4_6 import gpt_model, grow_vocabulary, model_size, part_counts, separate_dropout, why_124m
+from .section_4_7 import greedy, min_p, stop_token, tokens_processed, top_k, what_eval_changes
 from .section_beyond_3 import cache_memory

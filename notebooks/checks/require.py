@@ -11,6 +11,7 @@ from numbers import Real
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .runner import NotAttempted, Wrong, exercise
 
@@ -236,6 +237,40 @@ def require_trains_like(module, reference, x):
     require_equal(result, right, given="In training mode", tolerance=1e-3)
     leaves = {f"self.{name}": p for name, p in module.named_parameters()}
     require_gradients(result, right, {"the input": leaf, **leaves})
+
+
+# ---- Dropout -----------------------------------------------------------------------------------------------
+
+
+class Dropouts(TorchFunctionMode):
+    """While this lasts, dropout leaves nothing to chance: instead of dropping, it multiplies by `factor`.
+
+    `rates` and `shapes` say, in order, at which rate something would have been dropped, and from what. In
+    attention these are the weights, whose shape has the number of tokens twice.
+    """
+
+    def __init__(self, factor=3.0):
+        super().__init__()
+        self.factor, self.rates, self.shapes = factor, [], []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(function, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+            named = dict(zip(names, args, strict=False)) | kwargs
+            rate, shape = named.pop("dropout_p", 0.0), (*named["query"].shape[:-1], named["key"].shape[-2])
+            kept = function(**named)
+        elif "dropout" in name:
+            named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+            rate = named.get("p", 0.5) if named.get("training", named.get("train", True)) else 0.0
+            kept, shape = named["input"], tuple(named["input"].shape)
+        else:
+            return function(*args, **kwargs)
+        if not rate:
+            return kept
+        self.rates.append(rate)
+        self.shapes.append(shape)
+        return kept.mul_(self.factor) if kwargs.get("inplace") else kept * self.factor
 
 
 # ---- Numbers and choices -----------------------------------------------------------------------------------

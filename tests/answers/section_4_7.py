@@ -1,20 +1,36 @@
 """Answers to the exercises of 4.7, on generating text."""
 
+import functools
+
+import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from helpers import generate_text_simple
+import helpers
+from helpers import generate, generate_text_simple
 
-from .variants import INF
+from . import section_4_7_sampling
 
-RIGHT, WRONG = {}, {}
+RIGHT, WRONG = {**section_4_7_sampling.RIGHT}, {**section_4_7_sampling.WRONG}
 
-RIGHT["what_eval_changes"] = ["b"]
+RIGHT["what_eval_changes"] = ["b", "B", " b ", "(b)", "b)"]
 WRONG["what_eval_changes"] = [
     ("ab", "Choose one of"),
 ]
-RIGHT["tokens_processed"] = [5950, 5950.0]
+RIGHT["tokens_processed"] = [
+    5950,
+    5950.0,
+    sum(range(10, 110)),
+    torch.arange(10, 110).sum(),
+    np.float64(59.5) * 100,
+    [5950],
+]
 WRONG["tokens_processed"] = [
     (7000, "7,000 is too large"),
+    (5951, "5,951 is too large"),
+    ((5, 950), "1,000 is written 1_000"),
+    ("5950", "Answer with one number"),
 ]
 
 
@@ -38,7 +54,7 @@ def greedy(
 
 
 def greedy_in_a_list(model, idx, max_new_tokens, context_size):
-    """In another style: a list of columns, and while."""
+    """A list of columns, and while."""
     columns = list(idx.unbind(dim=1))
     with torch.inference_mode():
         while len(columns) < idx.size(1) + max_new_tokens:
@@ -72,6 +88,11 @@ def greedy_with_graph(model, idx, max_new_tokens, context_size):
     return idx
 
 
+def by_stream(model, idx, max_new_tokens, context_size):
+    stream = helpers.stream_tokens(model, idx, context_size)
+    return torch.cat([idx, *(next(stream) for _ in range(max_new_tokens))], dim=1)
+
+
 def greedy_without_zero(model, idx, max_new_tokens, context_size):
     return greedy()(model, idx, max(1, max_new_tokens), context_size)
 
@@ -83,7 +104,68 @@ def greedy_within(model, idx, max_new_tokens, context_size):
     )
 
 
-RIGHT["greedy"] = [generate_text_simple, greedy(), greedy_in_a_list]
+def greedy_by_recursion(model: nn.Module, idx: torch.Tensor, max_new_tokens: int, context_size: int):
+    if max_new_tokens == 0:
+        return idx
+    with torch.set_grad_enabled(False):
+        logits = model(in_idx=idx[..., -context_size:])
+    new = logits[:, -1, :].topk(1).indices
+    return greedy_by_recursion(model, torch.hstack((idx, new)), max_new_tokens - 1, context_size)
+
+
+class Greedy(nn.Module):
+    """A module, with a buffer that is filled; it looks at the model's device and window."""
+
+    @torch.no_grad()
+    def forward(self, model, idx, max_new_tokens, context_size, progress=False):
+        was_training = model.training
+        model.eval()
+        device = next(model.parameters()).device
+        window = min(context_size, model.pos_emb.weight.shape[0], model.pos_emb.num_embeddings)
+        B, T = idx.shape
+        text = torch.zeros(B, T + max_new_tokens, dtype=idx.dtype, device=device)
+        text[:, :T] = idx
+        for t in range(T, T + max_new_tokens):
+            scores = model(text[:, max(0, t - window) : t])[:, -1]
+            text[:, t] = torch.argmax(scores.log_softmax(-1), dim=-1)
+        model.train(was_training)
+        return text
+
+
+def greedy_of_the_book(model, idx, max_new_tokens, context_size):
+    for _ in range(max_new_tokens):
+        idx_cond = idx[:, -context_size:]
+        with torch.no_grad():
+            logits = model(idx_cond)
+        logits = logits[:, -1, :]
+        probas = torch.softmax(logits, dim=-1)
+        idx_next = torch.argmax(probas, dim=-1, keepdim=True)
+        idx = torch.cat((idx, idx_next), dim=1)
+    return idx
+
+
+def last_only(model, idx, max_new_tokens, context_size):
+    model.requires_grad_(False)
+    new = []
+    with torch.inference_mode():
+        for _ in range(max_new_tokens):
+            view = torch.cat([idx, *new], dim=1)
+            view = view if view.shape[1] <= context_size else view[:, view.shape[1] - context_size :]
+            new += [model(view, last_only=True)[:, [-1]].argmax(-1)]
+        return torch.cat([idx, *new], dim=1)
+
+
+RIGHT["greedy"] = [
+    greedy(),
+    greedy_in_a_list,
+    greedy_by_recursion,
+    Greedy(),
+    greedy_of_the_book,
+    functools.partial(greedy_of_the_book),
+    lambda m, i, n, c: greedy()(m, i, n, c),
+    torch.inference_mode()(greedy_of_the_book),
+    last_only,
+]
 WRONG["greedy"] = [
     (greedy(choose=lambda z: z[:, 0].argmax(-1, keepdim=True)), "It reads the first position"),
     (greedy(choose=lambda z: z[:, -2].argmax(-1, keepdim=True)), "The last token is not used"),
@@ -98,7 +180,21 @@ WRONG["greedy"] = [
     (greedy_once, "computed once, before the loop"),
     (greedy(give=lambda idx, start, size: idx[:, -size:] if size == 12 else idx), "outgrows the window"),
     (greedy_at_random, "Two runs on the same prompt differ"),
-    (greedy(see=lambda idx, size: idx), "never cut to the window"),
+    (greedy(see=lambda idx, size: idx), "The window is not used: the model sees the whole text"),
+    (greedy(see=lambda idx, size: idx if size == 12 else idx[:, -size:]), "never cut to the window"),
+    (lambda m, i, n, c: greedy(see=lambda idx, size: idx)(m, i[:, -c:], n, c), "cut once, before the loop"),
+    (lambda m, i, n, c: greedy()(m, i, n - i.shape[1], c), "counts the new tokens, not the whole text"),
+    (greedy(choose=lambda z: z[-1:, -1].argmax(-1, keepdim=True).expand(2, 1)), "the token of the last row"),
+    (greedy(see=lambda idx, size: idx[:, -1:]), "Only the newest token is shown"),
+    (greedy(choose=lambda z: z[:, -1].argmax(-1)), "It fails at"),
+    (greedy(choose=lambda z: z[:, -1].max(-1, keepdim=True).values), "It fails at"),
+    (greedy(see=lambda idx, size: idx[:, -size:] if size > 1 else idx), "For a window of 1 token"),
+    (greedy(give=lambda idx, start, size: idx.tolist()), "It returns a list"),
+    (greedy(give=lambda idx, start, size: None), "is a `return` missing?"),
+    (generate_text_simple, "the course's generate_text_simple is out of reach"),
+    (generate, "the course's generate is out of reach"),
+    (lambda *arguments: helpers.generate(*arguments), "the course's generate is out of reach"),
+    (by_stream, "the course's stream_tokens is out of reach"),
     (greedy(see=lambda idx, size: idx[:, :size]), "cut at the wrong end"),
     (greedy(see=lambda idx, size: idx[:, -12:]), "The window is not used"),
     (greedy(grow=lambda idx, new, size: torch.cat([idx[:, -size:], new], 1)), "crop a copy"),
@@ -109,13 +205,12 @@ WRONG["greedy"] = [
         "one token too long",
     ),
     (greedy_within, "outgrows the window of 12"),
-    (greedy_with_graph, "a graph for gradients is built"),
+    (greedy_with_graph, "every step builds a graph for gradients"),
     (greedy_without_zero, "For max_new_tokens = 0"),
-    (lambda *a: greedy.__wrapped__(*a), "AttributeError"),
     (greedy_forever, "a loop that never ends, or too much work?"),
     (
         greedy(give=lambda idx, start, size: idx.squeeze(0)),
-        "For a batch of one text it gives the shape (11,)",
+        "For a batch of one text it gives the shape (12,)",
     ),
 ]
 
@@ -166,7 +261,82 @@ def until_last(model, idx, max_new_tokens, context_size, eos_id):
     return idx
 
 
-RIGHT["stop_token"] = [until, cut_afterwards]
+def until_by_generate(model, idx, max_new_tokens, context_size, eos_id):
+    """The course's generate ends before the stop token, so it is put back."""
+    text = generate(model, idx, max_new_tokens, context_size, eos_id=eos_id)
+    stopped = text.shape[1] < idx.shape[1] + max_new_tokens
+    return F.pad(text, (0, 1), value=eos_id) if stopped else text
+
+
+@torch.inference_mode()
+def until_in_a_list(model, idx, max_new_tokens, context_size, eos_id=None):
+    tokens = idx[0].tolist()
+    for _ in range(max_new_tokens):
+        tokens.append(int(model(torch.tensor([tokens[-context_size:]], device=idx.device))[0, -1].argmax()))
+        if tokens[-1] == eos_id:
+            break
+    return torch.tensor([tokens], device=next(model.parameters()).device)
+
+
+def until_while(model, idx, max_new_tokens, context_size, eos_id):
+    n, done = 0, False
+    with torch.no_grad():
+        while n < max_new_tokens and not done:
+            idx_next = model(idx[:, -context_size:])[:, -1].argmax(dim=-1, keepdim=True)
+            idx = torch.cat((idx, idx_next), dim=1)
+            done = bool((idx_next == eos_id).all())
+            n += 1
+    return idx
+
+
+class Until:
+    def __init__(self, pick=torch.argmax):
+        self.pick = pick
+
+    def __call__(self, model, idx, max_new_tokens, context_size, eos_id):
+        if max_new_tokens < 1:
+            return idx
+        new = self.pick(model(idx[:, -context_size:])[0, -1]).view(1, 1)
+        idx = torch.cat([idx, new], dim=-1)
+        return idx if new.item() == eos_id else self(model, idx, max_new_tokens - 1, context_size, eos_id)
+
+
+def until_if_set(model, idx, max_new_tokens, context_size, eos_id):
+    return until(model, idx, max_new_tokens, context_size, eos_id or None)
+
+
+def until_filled(model, idx, max_new_tokens, context_size, eos_id):
+    text = until(model, idx, max_new_tokens, context_size, eos_id)
+    return F.pad(text, (0, idx.shape[1] + max_new_tokens - text.shape[1]), value=eos_id)
+
+
+def until_long(model, idx, max_new_tokens, context_size, eos_id):
+    while idx.shape[1] < max_new_tokens:
+        idx = generate_text_simple(model, idx, 1, context_size)
+        if idx[0, -1] == eos_id:
+            break
+    return idx
+
+
+def until_whole(model, idx, max_new_tokens, context_size, eos_id):
+    return until(model, idx, max_new_tokens, 12, eos_id)
+
+
+def until_after_one(model, idx, max_new_tokens, context_size, eos_id):
+    """Looks at the token before the newest one, so one that comes first is passed over."""
+    idx = generate_text_simple(model, idx, 1, context_size)
+    return until(model, idx, max_new_tokens - 1, context_size, eos_id)
+
+
+RIGHT["stop_token"] = [
+    until,
+    cut_afterwards,
+    until_by_generate,
+    until_in_a_list,
+    until_while,
+    Until(),
+    lambda m, i, n, c, e: until_while(m, i, n, c, e),
+]
 WRONG["stop_token"] = [
     (lambda model, idx, n, size, eos: generate_text_simple(model, idx, n, size), "It never stops"),
     (until_other(after=0), "stops before appending"),
@@ -178,48 +348,15 @@ WRONG["stop_token"] = [
     (until_other(inside=True), "A stop token in the prompt ends it"),
     (until_in_text, "A stop token in the prompt ends it"),
     (until_last, "A stop token in the prompt ends it"),
+    (lambda m, i, n, c, e: until(m, i[:, -c:], n, c, e), "What leaves the window is lost"),
+    (until_if_set, "The stop token may be 0"),
+    (until_filled, "It goes on with stop tokens; the text ends at the first"),
+    (until_long, "counts the new tokens, not the whole text"),
+    (until_whole, "The window is cut at the wrong end, or not at all"),
+    (until_after_one, "With a stop token that comes first"),
+    (lambda m, i, n, c, e: until(m, i, max(n, 1), c, e), "For max_new_tokens = 0"),
+    (lambda m, i, n, c, e: until(m, i, n, c, e)[0], "the shape ("),
+    (lambda m, i, n, c, e: generate(m, i, n, c, eos_id=e), "stops before appending"),
+    (lambda m, i, n, c, e: until(m, i, 5, c, e), "With a stop token that"),
     (lambda m, i, n, c, e: i if i[0, 0] == e else until(m, i, n, c, e), "token in the prompt only it gives"),
-]
-
-
-def probabilities(logits, temperature, top_k):
-    values, places = torch.topk(logits, top_k)
-    kept = torch.full_like(logits, -INF).scatter(-1, places, values)
-    return torch.softmax(kept / temperature, dim=-1)
-
-
-def by_threshold(logits, t, k):
-    limit = logits.sort(dim=-1, descending=True).values[:, k - 1].unsqueeze(-1)
-    weights = torch.where(logits < limit, 0.0, torch.exp((logits - logits.max(-1, keepdim=True).values) / t))
-    return weights / weights.sum(-1, keepdim=True)
-
-
-def keep(logits, k, fill=-INF, largest=True):
-    values, places = logits.topk(k, largest=largest)
-    return torch.full_like(logits, fill).scatter(-1, places, values)
-
-
-def keep_anywhere(logits, k):
-    return logits.masked_fill(logits < logits.flatten().topk(k).values[-1], -INF)
-
-
-RIGHT["top_k"] = [probabilities, by_threshold]
-WRONG["top_k"] = [
-    (lambda z, t, k: keep(z, k).softmax(-1), "The temperature is not used"),
-    (lambda z, t, k: keep(z * t, k).softmax(-1), "multiplied by the temperature"),
-    (lambda z, t, k: keep(z, k).softmax(-1) / t, "The probabilities are divided"),
-    (lambda z, t, k: (z / t).softmax(-1), "top_k is not used"),
-    (lambda z, t, k: keep(z / t, k, fill=0.0).softmax(-1), "set to 0; e to the 0 is 1"),
-    (lambda z, t, k: keep((z / t).softmax(-1), k, fill=0.0), "after the softmax"),
-    (lambda z, t, k: keep(z / t, k, largest=False).softmax(-1), "the k lowest"),
-    (lambda z, t, k: keep(z / t, max(1, k - 1)).softmax(-1), "keeps k - 1"),
-    (lambda z, t, k: keep(z / t, k + 1).softmax(-1), "keeps k + 1"),
-    (lambda z, t, k: keep_anywhere(z / t, k).softmax(-1), "in all rows together"),
-    (lambda z, t, k: keep(z / t, k).softmax(0), "The softmax runs over the rows"),
-    (lambda z, t, k: keep(z / t, k), "It returns logits"),
-    (lambda z, t, k: (z / t).topk(k).values.softmax(-1), "only the k best"),
-    (lambda z, t, k: keep((z / t).T, min(k, 4)).T.softmax(-1), "among the rows (dim=0)"),
-    (lambda z, t, k: probabilities(z.div_(t), 1, k), "changes its input in place"),
-    (lambda z, t, k: probabilities(z, t, min(k, 5)), "temperature 1 and all seven"),
-    (lambda z, t, k: probabilities(z, max(t, 1), k) if k > 1 else (z / t).softmax(-1), "top_k 1"),
 ]
