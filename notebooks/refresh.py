@@ -30,6 +30,10 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from notebooks.isolation import isolate  # noqa: E402
+
+isolate()  # before matplotlib is imported
+
 from figures.diagrams import draw_all  # noqa: E402
 from figures.drawing import same_picture  # noqa: E402
 
@@ -133,15 +137,6 @@ def to_execute(names, notebooks, files, root):
     return [f for f in notebooks if not names or known[f] in names or (first and f >= first)]
 
 
-def environment(stage):
-    """A kernel's environment: yours, without your settings for IPython, Jupyter and matplotlib."""
-    settings = stage / "settings"
-    settings.mkdir(exist_ok=True)
-    (settings / "matplotlibrc").touch()  # given an empty one, matplotlib looks for no other
-    own = dict.fromkeys(("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MATPLOTLIBRC"), str(settings))
-    return os.environ | own | {"PYTHONSTARTUP": "", "COURSE_REFRESH": "1"}
-
-
 def execute(name, notebook, stage):
     """Run `notebook` in `stage`; return it with fresh outputs and nothing that differs from run to run."""
     fresh = copy.deepcopy(notebook)
@@ -160,7 +155,7 @@ def execute(name, notebook, stage):
     )
     # A kernel's own stderr holds ipykernel's start-up notes; what a cell writes there becomes an output.
     try:
-        client.execute(env=environment(stage), stderr=subprocess.DEVNULL)
+        client.execute(env=os.environ | {"COURSE_REFRESH": "1"}, stderr=subprocess.DEVNULL)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else error
         raise RefreshError(f"{name}, cell {started[-1]}: {what}") from error
