@@ -9,6 +9,11 @@ from notebooks.isolation import isolate
 
 isolate()
 
+
+def pytest_configure(config):
+    config.option.nbval_current_env = True  # the kernel is this Python, whatever a notebook's metadata says
+
+
 # Two notebooks run side by side, each with all threads. Threads that wait for work by spinning would take the
 # cores from the others (one cell took eight times as long), so they sleep instead.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

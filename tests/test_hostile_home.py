@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
-from support import ROOT
+from support import ROOT, copy_course, read_notebook
 
 NAME = "4.2_layer_normalization.ipynb"
 MATPLOTLIBRC = """
@@ -58,11 +58,7 @@ def fill(folder, files):
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
     """A copy of what a notebook needs, with settings of the user's in the folder where notebooks run."""
-    folder = tmp_path_factory.mktemp("course")
-    for name in ("notebooks", "figures"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    for name in ("conftest.py", "pyproject.toml", "helpers.py", "beyond.py"):
-        shutil.copy(ROOT / name, folder)
+    folder = copy_course(tmp_path_factory.mktemp("course"))
     (folder / "notebooks" / "matplotlibrc").write_text(MATPLOTLIBRC)
     return folder
 
@@ -122,7 +118,7 @@ def run(*command, cwd, env):
 
 def test_nbval_sees_none_of_them(course, hostile):
     out = run("-m", "pytest", "-o", "addopts=--nbval", "-q", NAME, cwd=course / "notebooks", env=hostile)
-    cells = nbformat.read(course / "notebooks" / NAME, as_version=4).cells
+    cells = read_notebook(course / "notebooks" / NAME).cells
     assert f"{sum(cell.cell_type == 'code' for cell in cells)} passed" in out
 
 
