@@ -9,7 +9,9 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 
 FIGURES = Path(__file__).resolve().parent
-plt.style.use(["default", FIGURES / "course.mplstyle"])  # "default" undoes a reader's own matplotlibrc
+STYLE = ["default", FIGURES / "course.mplstyle"]  # "default" undoes a reader's own matplotlibrc
+plt.switch_backend(plt.get_backend())  # now, since IPython's brings a reader's settings along
+plt.style.use(STYLE)
 
 # One color for each component, the same in every picture: Okabe and Ito's palette for color-blind readers,
 # https://jfly.uni-koeln.de/color/
@@ -34,7 +36,8 @@ MADE_ID = re.compile(r"\b[a-z][0-9a-f]{10}\b")  # matplotlib hashes a shape's co
 def as_svg(fig):
     """The text of `fig` as an SVG, the same in every run."""
     text = io.StringIO()
-    fig.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    with plt.style.context(STYLE):  # whatever a reader set since
+        fig.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
 
 

@@ -30,6 +30,10 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from notebooks.isolation import isolate  # noqa: E402
+
+isolate()  # before matplotlib is imported
+
 from figures.diagrams import draw_all  # noqa: E402
 from figures.drawing import same_picture  # noqa: E402
 
@@ -64,6 +68,15 @@ def paths_of_notebooks(root):
     return sorted(path for path in (root / "notebooks").iterdir() if NAME.fullmatch(path.name))
 
 
+def tidy(notebook):
+    """`notebook` without what an editor adds when it saves: metadata, and Windows line ends inside cells."""
+    notebook.metadata = nbformat.from_dict(KERNEL)
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
+        cell.source = cell.source.replace("\r\n", "\n")
+    return notebook
+
+
 def read_notebooks(root):
     """The course's notebooks by file name, in order."""
     notebooks = {}
@@ -73,9 +86,7 @@ def read_notebooks(root):
             nbformat.validate(notebook)
         except Exception as error:  # nbformat raises many kinds for files that are not notebooks
             raise RefreshError(f"{path.name} is not a valid notebook: {error}") from error
-        for cell in notebook.cells:
-            cell.source = cell.source.replace("\r\n", "\n")
-        notebooks[path.name] = notebook
+        notebooks[path.name] = tidy(notebook)
     if not notebooks:
         raise RefreshError(f"no notebooks in {root / 'notebooks'}")
     return notebooks
@@ -133,15 +144,6 @@ def to_execute(names, notebooks, files, root):
     return [f for f in notebooks if not names or known[f] in names or (first and f >= first)]
 
 
-def environment(stage):
-    """A kernel's environment: yours, without your settings for IPython, Jupyter and matplotlib."""
-    settings = stage / "settings"
-    settings.mkdir(exist_ok=True)
-    (settings / "matplotlibrc").touch()  # given an empty one, matplotlib looks for no other
-    own = dict.fromkeys(("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MATPLOTLIBRC"), str(settings))
-    return os.environ | own | {"PYTHONSTARTUP": "", "COURSE_REFRESH": "1"}
-
-
 def execute(name, notebook, stage):
     """Run `notebook` in `stage`; return it with fresh outputs and nothing that differs from run to run."""
     fresh = copy.deepcopy(notebook)
@@ -160,13 +162,11 @@ def execute(name, notebook, stage):
     )
     # A kernel's own stderr holds ipykernel's start-up notes; what a cell writes there becomes an output.
     try:
-        client.execute(env=environment(stage), stderr=subprocess.DEVNULL)
+        client.execute(env=os.environ | {"COURSE_REFRESH": "1"}, stderr=subprocess.DEVNULL)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         what = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else error
         raise RefreshError(f"{name}, cell {started[-1]}: {what}") from error
-    fresh.metadata = nbformat.from_dict(KERNEL)
-    for old, new in zip(notebook.cells, fresh.cells, strict=True):
-        new.metadata = nbformat.from_dict({k: v for k, v in new.metadata.items() if k == "tags"})
+    for old, new in zip(notebook.cells, tidy(fresh).cells, strict=True):
         # Keep an output that may differ (a time, a version), or a second run would change the file.
         if "NBVAL_IGNORE_OUTPUT" in new.source and old.get("outputs"):
             new.outputs = old.outputs
@@ -201,11 +201,13 @@ def build(root, stage, names):
     return {path.relative_to(stage): path for path in made}
 
 
-def is_fresh(made, stored):
-    """Whether the file in the repository says what the one just made says."""
+def is_fresh(made, stored, check=False):
+    """Whether the file in the repository says what the one just made says: in a check, but for metadata."""
     if not stored.exists():
         return False
     new, old = made.read_text(encoding="utf-8"), stored.read_text(encoding="utf-8")
+    if check and stored.suffix == ".ipynb":
+        old = nbformat.writes(tidy(nbformat.reads(old, as_version=4))) + "\n"
     return same_picture(new, old) if stored.suffix == ".svg" else new == old
 
 
@@ -222,7 +224,7 @@ def refresh(root=ROOT, names=(), check=False):
     before = contents(root)
     with tempfile.TemporaryDirectory(prefix="refresh-") as stage:
         made = build(root, Path(stage), names)
-        stale = [path for path, file in made.items() if not is_fresh(file, root / path)]
+        stale = [path for path, file in made.items() if not is_fresh(file, root / path, check)]
         if check:
             return stale
         # Only a rename within a folder is a single step. `stage` gives names that no other run uses.

@@ -1,13 +1,16 @@
 """What several test files share: small models, random inputs, references computed by hand, memory."""
 
 import math
+import shutil
 import threading
 from pathlib import Path
 
+import nbformat
 import torch
 from hypothesis import strategies as st
 
 from helpers import GPTModel
+from notebooks.refresh import tidy
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -29,6 +32,23 @@ ATTENTION_ARGUMENTS = {
     "num_heads": 3,
     "qkv_bias": True,
 }
+
+
+def read_notebook(path):
+    """The notebook at `path`, whatever editor saved it."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return tidy(notebook)
+
+
+def copy_course(folder, *more):
+    """Copy what a notebook needs, and `more` files and folders of the repository, to `folder`."""
+    for name in ("notebooks", "figures", "conftest.py", "pyproject.toml", "helpers.py", "beyond.py", *more):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        else:
+            shutil.copy(ROOT / name, folder)
+    return folder
 
 
 def randomized(module, seed=0):

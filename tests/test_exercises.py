@@ -6,11 +6,11 @@ import io
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
+from support import read_notebook
 
 from notebooks import checks
 from notebooks.checks.hints import HINTS, given
@@ -27,7 +27,7 @@ def section(path):
 
 def exercises(path):
     """The exercises of a notebook by number: task, stub, check and solution cell."""
-    cells = nbformat.read(path, as_version=4).cells
+    cells = read_notebook(path).cells
     found = {}
     for place, cell in enumerate(cells):
         number = re.search(r"^### Exercise ((?:4\.\d|beyond \d)\.\d): \S", cell.source, re.M)
@@ -111,7 +111,7 @@ def test_the_minutes_add_up(path):
     minutes = [
         int(re.search(r"\*\*Time\*\* (\d+)", cells[0].source)[1]) for cells in exercises(path).values()
     ]
-    head = nbformat.read(path, as_version=4).cells[0].source
+    head = read_notebook(path).cells[0].source
     more = f", and {sum(minutes)} for the exercises" if minutes else ""
     lesson = re.search(rf"\*\*Time:\*\* (\d+) minutes{more}\.", head)[1]
     row = next(
@@ -125,7 +125,7 @@ def namespaces():
     """For each notebook, what its imports and exported cells define: all that an exercise may need."""
     found = {}
     for path in PATHS:
-        code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        code = [c.source for c in read_notebook(path).cells if c.cell_type == "code"]
         found[path] = {"__name__": "notebook"}
         with contextlib.chdir(path.parent):
             for source in code:
@@ -170,7 +170,7 @@ def test_a_whole_notebook_on_your_own_parts():
     use = use.replace(")", ", MultiHeadAttention=MyMultiHeadAttention, TransformerBlock=MyTransformerBlock)")
     for number in ("4.2.3", "4.3.3", "4.3.4", "4.5.4", "4.5.5"):
         recipe += "\n\n" + FENCE.search(ALL[number][1][3].source)[1]
-    stored = nbformat.read(path, as_version=4)
+    stored = read_notebook(path)
     first = next(place for place, cell in enumerate(stored.cells) if cell.cell_type == "code")
     own = copy.deepcopy(stored)
     own.cells[first + 1 : first + 1] = [new_code_cell(recipe), new_code_cell(use)]

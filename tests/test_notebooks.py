@@ -5,9 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from support import NOTEBOOKS, ROOT
+from support import NOTEBOOKS, ROOT, read_notebook
 
 CHAPTER = [path for path in NOTEBOOKS if path.name.startswith("4.")]
 BEYOND = [path for path in NOTEBOOKS if path.name.startswith("beyond_")]
@@ -31,14 +30,8 @@ def each(paths):
     return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
 
 
-def read(path):
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    return notebook
-
-
 def cells(path, kind):
-    return [cell for cell in read(path).cells if cell.cell_type == kind]
+    return [cell for cell in read_notebook(path).cells if cell.cell_type == kind]
 
 
 def prose(path):
@@ -57,7 +50,7 @@ def test_all_ten_are_there():
 def test_committed_as_executed_from_top_to_bottom(path):
     counts = [cell.execution_count for cell in cells(path, "code")]
     assert counts == list(range(1, len(counts) + 1))  # nbval never compares a cell without a count
-    assert all(cell.source.strip() for cell in read(path).cells)
+    assert all(cell.source.strip() for cell in read_notebook(path).cells)
 
 
 @each(NOTEBOOKS)
@@ -100,7 +93,7 @@ def test_links_resolve(path):
 
 @each(NOTEBOOKS)
 def test_linked_to_its_neighbours(path):
-    head, place = read(path).cells[0].source, NOTEBOOKS.index(path)
+    head, place = read_notebook(path).cells[0].source, NOTEBOOKS.index(path)
     assert "(../README.md)" in head
     for neighbour in (*NOTEBOOKS[max(0, place - 1) : place], *NOTEBOOKS[place + 1 : place + 2]):
         assert f"({neighbour.name})" in head
@@ -176,11 +169,11 @@ def test_has_the_anatomy_of_a_lesson(path):
         "**Three questions, from memory.**",
     ):
         assert phrase in text
-    assert 30 <= len(read(path).cells) <= 80 and path.stat().st_size < 500_000
+    assert 30 <= len(read_notebook(path).cells) <= 80 and path.stat().st_size < 500_000
 
 
 def test_4_7_is_short():
-    headings = [cell.source.startswith("## Exercises") for cell in read(CHAPTER[6]).cells]
+    headings = [cell.source.startswith("## Exercises") for cell in read_notebook(CHAPTER[6]).cells]
     assert headings.index(True) <= 45
 
 
@@ -189,7 +182,7 @@ def test_has_the_anatomy_of_a_notebook_beyond_the_chapter(path):
     text, number = prose(path), path.stem.split("_")[1]
     assert re.match(rf"# Beyond {number}\b", text, re.I) and f"course_map_beyond_{number}.svg" in text
     assert -1 < text.find("## What you will be able to do") < text.find("## Summary")
-    assert len(read(path).cells) <= 80 and path.stat().st_size < 500_000
+    assert len(read_notebook(path).cells) <= 80 and path.stat().st_size < 500_000
 
 
 @each(NOTEBOOKS)

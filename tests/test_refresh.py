@@ -94,11 +94,13 @@ def outputs(path):
 def states(tmp_path_factory):
     """The files of the course before and after a refresh, which changes all that it derives."""
     course = tmp_path_factory.mktemp("course")
-    (course / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks" / "refresh.py", course / "notebooks")
-    (course / "figures").mkdir()
-    for name in ("drawing.py", "course.mplstyle"):
-        shutil.copy(ROOT / "figures" / name, course / "figures")
+    for folder, *names in (
+        ("notebooks", "__init__.py", "isolation.py", "refresh.py"),
+        ("figures", "__init__.py", "drawing.py", "course.mplstyle"),
+    ):
+        (course / folder).mkdir()
+        for name in names:
+            shutil.copy(ROOT / folder / name, course / folder)
     (course / "figures" / "diagrams.py").write_text(DIAGRAMS)
     for name, sources in COURSE.items():
         write(course / "notebooks" / name, *sources)
@@ -288,7 +290,8 @@ refresh.refresh(Path(course))
 def test_a_refresh_killed_while_it_replaces_files_is_finished_by_the_next(step, known, states, tmp_path):
     old, new = states
     run = [sys.executable, "-c", KILLED, str(known), str(tmp_path / "made"), str(step), *map(str, DERIVED)]
-    assert subprocess.run(run, cwd=ROOT).returncode == 9
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # for what a killed process can't remove
+    assert subprocess.run(run, cwd=ROOT, env=environment).returncode == 9
     stored, replaced = contents(known), max(0, step - len(DERIVED))
     partial = {path: stored.pop(path) for path in list(stored) if path.suffix == ".partial"}
     assert len(partial) == min(step + 1, len(DERIVED)) - replaced
