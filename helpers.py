@@ -177,7 +177,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, x):
         check_width(x, self.scale.shape[0])
-        # scale * (x - mean) / sqrt(variance + eps) + shift, in one pass; the variance divides by D
+        # scale * (x - mean) / sqrt(variance + eps) + shift; the variance divides by D
         return nn.functional.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
 
 # ---- 4.3 A feed-forward network with GELU activations (notebooks/4.3_feed_forward_gelu.ipynb) --------------
