@@ -66,7 +66,7 @@ def test_form(number):
 def test_what_a_check_puts_out_of_reach_by_name_is_there(number):
     path, cells = ALL[number]
     judge = getattr(checks, re.match(r"checks\.(\w+)\(", cells[2].source)[1]).judge
-    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "code"]
     for name in judge.keywords["write"]:
         assert not isinstance(name, str) or any(f"def {name}(" in source for source in code)
     for name in judge.keywords["by_hand"]:
@@ -89,7 +89,7 @@ def test_there_are_hints(number, capsys):
 def test_the_exercises_say_how_to_get_a_hint(path):
     if not exercises(path):
         return
-    cells = nbformat.read(path, as_version=4).cells
+    cells = read_notebook(path).cells
     intro = next(cell.source for cell in cells if "## Exercises" in cell.source.splitlines())
     number = re.search(r'checks\.hint\("([^"]+)"\)', intro)[1]
     assert number in exercises(path)

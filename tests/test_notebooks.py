@@ -133,15 +133,15 @@ def test_what_trains_a_model_runs_on_one_thread(path):
 def test_ends_with_shutting_down_and_what_comes_next(path):
     following = [other.name for other in NOTEBOOKS[NOTEBOOKS.index(path) + 1 :]] + ["../README.md"]
     shut_down = r"Shut down this kernel \(\*\*Kernel → Shut Down Kernel\*\*\), then open "
-    last = read(path).cells[-1].source.splitlines()[-1]
+    last = read_notebook(path).cells[-1].source.splitlines()[-1]
     assert re.fullmatch(rf"{shut_down}(the )?\[[^\]]+\]\({re.escape(following[0])}\)\.", last), last
 
 
 @each(NOTEBOOKS)
 def test_one_title_and_a_gap_after_every_folded_text(path):
     headings = re.findall(r"^# .+", re.sub(r"^```.*?^```$", "", prose(path), flags=re.M | re.S), re.M)
-    assert len(headings) == 1 and read(path).cells[0].source.startswith(headings[0])
-    for cell in read(path).cells:
+    assert len(headings) == 1 and read_notebook(path).cells[0].source.startswith(headings[0])
+    for cell in read_notebook(path).cells:
         # JupyterLab leaves no gap between folded text and what follows it in the same cell.
         assert not re.search(r"</details>(?!\n<br>\n\n)\s*\S", cell.source)
 
