@@ -204,7 +204,8 @@ def test_no_server_needs_the_cache(hub, monkeypatch):
 
 
 def test_dead_proxy_is_named(hub, monkeypatch):
-    monkeypatch.delenv("no_proxy")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     close_session()
     assert_fails(FILE, "check your connection and try again")
     assert not hub.requests
