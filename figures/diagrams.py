@@ -195,8 +195,8 @@ def expand_contract():
     token_row(ax, 3.81, 0.25, spacing=1.35)
     centers = [3.81 + 1.35 * (place - 1.5) for place in range(4)]
     for place, x in enumerate(centers):
-        for later in centers[place:]:
-            arrow(ax, (x, 0.88), (later, 1.7), color=edge("attention"))
+        for tip, later in enumerate(centers[place:]):  # the tips side by side, so that each is seen
+            arrow(ax, (x, 0.88), (later - 0.13 * tip, 1.7), color=edge("attention"))
         for start, end in [(0.45, 0.8), (1.75, 2.25), (3.95, 4.4)]:
             arrow(ax, (x, start), (x, end))
         for below, above, y in [(narrow, wide, 2.37), (wide, narrow, 3.16)]:

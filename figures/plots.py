@@ -1,6 +1,7 @@
-"""Plots that several cells or notebooks draw: tokens as chips, who influences whom, who attends to whom."""
+"""Plots that several cells or notebooks draw: tokens as chips, the gate of GELU, influence, attention."""
 
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from figures.drawing import COLORS
@@ -43,6 +44,26 @@ def draw_tokens(*texts, tokenizer):
             ax.add_patch(FancyBboxPatch((x, y - 0.06), w, 0.34, boxstyle=box, linewidth=0.8, **style))
             ax.text(x + w / 2, y + 0.11, label, family=MONO, size=10.5, ha="center", va="center")
             ax.text(x + w / 2, y - 0.19, token_id, size=9, ha="center", va="center")
+    return fig
+
+
+def draw_gate(x):
+    """A figure of GELU at x: the area under the bell curve left of x, the gate that it sets, the output."""
+    normal, green = torch.distributions.Normal(0.0, 1.0), COLORS["feed_forward"]
+    z, below = torch.linspace(-3.5, 3.5, 201), torch.linspace(-3.5, x, 201)
+    gate = normal.cdf(torch.tensor(x)).item()
+    fig, (bell, gates, output) = plt.subplots(1, 3, figsize=(7.3, 2.7), sharex=True)
+    bell.plot(z, normal.log_prob(z).exp(), color=COLORS["ink"])
+    bell.fill_between(below, normal.log_prob(below).exp(), color=green, alpha=0.4)
+    gates.hlines([0, 1], [-3.5, 0], [0, 3.5], color=COLORS["ink"], linestyle="--")
+    gates.text(-3.4, 0.78, "dashed:\nReLU's gate", fontsize=9)
+    gates.plot(z, normal.cdf(z), color=green)
+    output.plot(z, z * normal.cdf(z), color=green)
+    for ax, y in ((gates, gate), (output, x * gate)):
+        ax.plot(x, y, "o", color=green, markersize=9)
+    bell.set(title=f"Area left of {x:.1f}: {gate:.2f}", xlabel="x", ylim=(0, 0.45))
+    gates.set(title=f"Gate Φ({x:.1f}) = {gate:.2f}", xlabel="x")
+    output.set(title=f"GELU: {x:.1f} × {gate:.2f} = {x * gate:.2f}", xlabel="x")
     return fig
 
 
