@@ -270,7 +270,7 @@ class MultiHeadAttention(nn.Module):
             project(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, Dh)
             for project in (self.W_query, self.W_key, self.W_value)
         )
-        # softmax(q k^T / sqrt(Dh) + causal mask) v, with dropout on the weights, and no T x T table in memory
+        # softmax(q k^T / sqrt(Dh) + causal mask) v, with dropout on the weights
         rate = self.dropout.p if self.dropout.training else 0.0
         context = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         return self.out_proj(context.transpose(1, 2).flatten(2))  # heads side by side again: (B, T, d_out)

@@ -358,31 +358,31 @@ def multi_head_attention():
         across(ax, y, (1.96, 2.2))
         tensor(2.22, y, heads)
         label(ax, 2.58, y + 0.42, letter, mono=True)
+        arrow(ax, (2.96, y), (3.2, y), head=False)
+    line(ax, [3.2, 3.2], [rows[0], rows[2]], width=2)  # takes q, k and v to every head
     for number, (y, component) in enumerate(zip(rows, heads, strict=True)):
-        left = 3.72
-        for other in rows[:2]:  # queries and keys
-            arrow(ax, (2.96, other), (left - 0.04, y + 0.08), line=0.7)
-        arrow(ax, (2.96, rows[2]), (4.68, y - 0.16), line=0.7, color=edge("text"))  # values
+        left = 3.62
+        box(ax, 4.25, y + 0.06, 1.6, 0.92, component, strength=0.08, line=0.8)
+        across(ax, y, (3.2, 3.45))
         for i in range(T):
             for j in range(i + 1):
                 corner = (left + j * 0.16, y + tall / 2 - (i + 1) * cell[1])
                 rectangle(ax, *corner, 0.16, cell[1], component, 0.4)
-        label(ax, left + 0.32, y + 0.42, f"head {number}", size=SMALL, bold=True)
-        across(ax, y, (left + 0.66, 4.68))
+        label(ax, 4.25, y + 0.41, f"head {number}", size=SMALL, bold=True)
+        label(ax, 4.48, y, "× v", size=SMALL)
         tensor(4.7, y, (component,))
-        arrow(ax, (4.96, y), (5.22, rows[1]))
-    tensor(5.24, rows[1], heads)
-    label(ax, 5.6, rows[1] + 0.45, "joined", size=SMALL)
-    across(ax, rows[1], (5.98, 6.1), (6.5, 6.56))
-    box(ax, 6.3, rows[1], 0.36, 0.94, "block", "out_proj", rotation=90, size=SMALL, mono=True)
-    tensor(6.56, rows[1], ("text",) * 3)
-    label(ax, 6.92, rows[1] - 0.45, "(T, D)", size=SMALL, mono=True)
+        arrow(ax, (5.05, y), (5.24, rows[1]))
+    tensor(5.26, rows[1], heads)
+    label(ax, 5.62, rows[1] + 0.45, "joined", size=SMALL)
+    across(ax, rows[1], (5.98, 6.08), (6.44, 6.53))
+    box(ax, 6.26, rows[1], 0.36, 0.94, "block", "out_proj", rotation=90, size=SMALL, mono=True)
+    tensor(6.54, rows[1], ("text",) * 3)
+    label(ax, 6.9, rows[1] - 0.45, "(T, D)", size=SMALL, mono=True)
     notes = [
         (1.52, "project"),
         (2.58, "cut into heads"),
-        (4.04, "softmax(q kᵀ / √Dh)"),
-        (5.0, "× v"),
-        (6.3, "join, project"),
+        (4.25, "softmax(q kᵀ / √Dh) v"),
+        (6.0, "join, project"),
     ]
     for x, words in notes:
         label(ax, x, 0.14, words, size=SMALL)

@@ -89,34 +89,40 @@ def draw_influence(*grids, titles, tokens=None):
 def draw_attention(scores, weights, values, outputs, tokens, features):
     """A figure of attention on a few tokens, from left to right: scores, weights, values, outputs.
 
-    `scores` and `weights` are (T, T); a score of -inf is drawn hatched. `values` and `outputs` have a column
-    for each of the `features`.
+    `scores` and `weights` are (T, T), with the masked ones, which have a score of -inf, hatched. `values` and
+    `outputs` have a column for each of the `features`.
     """
     T = len(tokens)
     widths = [T, T, values.shape[1], outputs.shape[1]]
-    fig, axes = plt.subplots(1, 4, figsize=(7.3, 2.6), width_ratios=[w + 0.6 for w in widths])
+    fig, axes = plt.subplots(1, 4, figsize=(7.3, 2.7), width_ratios=[w + 0.6 for w in widths])
     titles = ("scores", "softmax: weights", "× values", "= outputs")
     for ax, table, title in zip(axes, (scores, weights, values, outputs), titles, strict=True):
+        square = table is scores or table is weights
         shade = table.clamp(min=-3, max=3) / 3 if table is not weights else table
         ax.pcolormesh(shade, cmap="RdBu_r", vmin=-1.6, vmax=1.6, edgecolors="#999999", linewidth=0.8)
         for i, row in enumerate(table.tolist()):
             for j, value in enumerate(row):
-                if value == float("-inf"):
+                if square and scores[i, j] == float("-inf"):
                     hidden = {"facecolor": "#EEEEEE", "edgecolor": "#999999", "hatch": "////"}
                     ax.add_patch(Rectangle((j, i), 1, 1, linewidth=0.8, **hidden))
                 else:
                     ax.text(j + 0.5, i + 0.5, f"{value + 0.0:.2f}", ha="center", va="center", size=9)
         ax.set_title(title)
         ax.set_yticks([t + 0.5 for t in range(T)], tokens if ax is axes[0] else [""] * T)
-        columns = tokens if table is scores or table is weights else features
-        ax.set_xticks([j + 0.5 for j in range(table.shape[1])], columns)
+        ax.set_xticks([j + 0.5 for j in range(table.shape[1])], tokens if square else features)
+        ax.set_xlabel("key of" if square else "feature")
         ax.invert_yaxis()
         bare(ax)
+    axes[0].set_ylabel("query of")
     return fig
 
 
-def draw_maps(maps, titles, point):
-    """A figure of attention maps side by side, (T, T) each: row i shows where position i looks."""
+def draw_maps(maps, point, titles=None):
+    """A figure of attention maps side by side, (T, T) each: row i shows where position i looks.
+
+    Without `titles`, each map is titled with its head and the distance that gets most of its weight.
+    """
+    titles = titles or [f"head {h}\nmostly {steps_back(table)} back" for h, table in enumerate(maps)]
     fig, axes = plt.subplots(1, len(maps), figsize=(7.3, 7.3 / max(len(maps), 2.6) + 0.7), squeeze=False)
     fig.suptitle(point, size=11, weight="bold")
     for ax, table, title in zip(axes[0], maps, titles, strict=True):
@@ -129,6 +135,11 @@ def draw_maps(maps, titles, point):
         bare(ax)
     axes[0, 0].set_ylabel("position")
     return fig
+
+
+def steps_back(table):
+    """The number of a map's strongest diagonal: 0 for the main one, 1 for the one below it, and so on."""
+    return max(range(len(table)), key=lambda steps: table.diagonal(-steps).mean())
 
 
 def bare(ax):
