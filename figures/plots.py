@@ -123,7 +123,7 @@ def draw_maps(maps, point, titles=None):
     Without `titles`, each map is titled with its head and the distance that gets most of its weight.
     """
     titles = titles or [f"head {h}\nmostly {steps_back(table)} back" for h, table in enumerate(maps)]
-    fig, axes = plt.subplots(1, len(maps), figsize=(7.3, 7.3 / max(len(maps), 2.6) + 0.7), squeeze=False)
+    fig, axes = plt.subplots(1, len(maps), figsize=(7.3, 7.3 / max(len(maps), 2.6) + 1.0), squeeze=False)
     fig.suptitle(point, size=11, weight="bold")
     for ax, table, title in zip(axes[0], maps, titles, strict=True):
         ax.pcolormesh(table, cmap="Blues", vmin=0, vmax=1.2, edgecolors="#DDDDDD", linewidth=0.5)
