@@ -188,27 +188,30 @@ def feed_forward():
 
 def expand_contract():
     """Attention mixes the tokens; the feed-forward network then widens and narrows each one alone."""
-    fig, ax = canvas(4.55)
+    fig, ax = canvas(5.0)
     narrow, wide, right = 0.15, 0.6, 6.5  # half of 768 and of 3072 features, to scale; the frames' edge
     frame(ax, 1.12, 0.8, right, 1.75, "attention", strength=0.08)
-    frame(ax, 1.12, 2.15, right, 4.05, "feed_forward", strength=0.08)
-    token_row(ax, 3.81, 0.25, spacing=1.35)
+    frame(ax, 1.12, 2.15, right, 4.5, "feed_forward", strength=0.08)
+    token_row(ax, 3.81, 0.25, spacing=1.35, ids=False)
     centers = [3.81 + 1.35 * (place - 1.5) for place in range(4)]
     for place, x in enumerate(centers):
         for tip, later in enumerate(centers[place:]):  # the tips side by side, so that each is seen
             arrow(ax, (x, 0.88), (later - 0.13 * tip, 1.7), color=edge("attention"))
-        for start, end in [(0.45, 0.8), (1.75, 2.25), (3.95, 4.4)]:
+        for start, end in [(0.45, 0.8), (1.75, 2.25), (4.4, 4.85)]:
             arrow(ax, (x, start), (x, end))
-        for below, above, y in [(narrow, wide, 2.37), (wide, narrow, 3.16)]:
+        for below, above, y in [(narrow, wide, 2.37), (wide, narrow, 3.61)]:
             outline = ([x - below, x + below, x + above, x - above], [y, y, y + 0.67, y + 0.67])
             ax.fill(*outline, **paint("feed_forward", strength=0.4), zorder=3)
-        for half, y in [(narrow, 2.31), (wide, 3.1), (narrow, 3.89)]:
+        for half, y in [(narrow, 2.31), (wide, 3.1), (wide, 3.55), (narrow, 4.34)]:
             rectangle(ax, x - half, y - 0.06, 2 * half, 0.12, "embedding", strength=0.5)
+        rectangle(ax, x - wide, 3.16, 2 * wide, 0.33, "feed_forward", strength=0.2)
+        label(ax, x, 3.32, "GELU", size=SMALL)
         if x < centers[-1]:
-            label(ax, x + 0.675, 3.86, "same weights", size=SMALL)
-    for y, text in [(2.31, "768"), (2.7, "expand"), (3.1, "3072\nGELU"), (3.5, "contract"), (3.89, "768")]:
+            label(ax, x + 0.675, 4.31, "same weights", size=SMALL)
+    names = ["768", "expand", "3072", "3072", "contract", "768"]
+    for y, text in zip([2.31, 2.7, 3.1, 3.55, 3.95, 4.34], names, strict=True):
         label(ax, right + 0.1, y, text, ha="left", size=SMALL)
-    for y, text in [(1.28, "attention:\ncommunicate"), (3.1, "feed-forward:\ncompute")]:
+    for y, text in [(1.28, "attention:\ncommunicate"), (3.32, "feed-forward:\ncompute")]:
         label(ax, 1.04, y, text, ha="right", size=SMALL, bold=True)
     return fig
 

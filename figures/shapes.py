@@ -199,13 +199,14 @@ def embeddings(ax, x, y, height, starts, join):
     plus(ax, x, join, "embedding")
 
 
-def token_row(ax, x, y, width=0.7, spacing=0.7):
-    """The four tokens of "Every effort moves you" with their ids, in a row around x."""
+def token_row(ax, x, y, width=0.7, spacing=0.7, ids=True):
+    """The four tokens of "Every effort moves you", with or without their ids, in a row around x."""
     for place, (word, token_id) in enumerate(WORDS.items()):
         center = x + (place - 1.5) * spacing
         grid(ax, center - width / 2, y - 0.2, 1, 1, (width, 0.4), "text")
-        label(ax, center, y + 0.09, word, size=SMALL)
-        label(ax, center, y - 0.09, str(token_id), size=SMALL, mono=True)
+        label(ax, center, y + 0.09 * ids, word, size=SMALL)
+        if ids:
+            label(ax, center, y - 0.09, str(token_id), size=SMALL, mono=True)
 
 
 def token_box(ax, x, y, width, component, piece, token_id, **look):
