@@ -167,10 +167,7 @@ def draw_influence(*grids, titles, tokens=None):
         ax.pcolormesh(grid.float(), cmap="Blues", vmin=0, vmax=1.4, edgecolors="#999999", linewidth=0.8)
         ax.set(title=title, xlabel="change this token", ylabel="output at this position", aspect="equal")
         names = [f"{t} {token.strip()}".strip() for t, token in enumerate(tokens)]
-        ax.set_xticks([t + 0.5 for t in range(T)], names)
-        ax.set_yticks([t + 0.5 for t in range(T)], names)
-        ax.invert_yaxis()
-        bare(ax)
+        label_cells(ax, names, names)
     return fig
 
 
@@ -196,11 +193,8 @@ def draw_attention(scores, weights, values, outputs, tokens, features):
                 else:
                     ax.text(j + 0.5, i + 0.5, f"{value + 0.0:.2f}", ha="center", va="center", size=9)
         ax.set_title(title)
-        ax.set_yticks([t + 0.5 for t in range(T)], tokens if ax is axes[0] else [""] * T)
-        ax.set_xticks([j + 0.5 for j in range(table.shape[1])], tokens if square else features)
         ax.set_xlabel("key of" if square else "feature")
-        ax.invert_yaxis()
-        bare(ax)
+        label_cells(ax, tokens if ax is axes[0] else [""] * T, tokens if square else features)
     axes[0].set_ylabel("query of")
     return fig
 
@@ -217,10 +211,7 @@ def draw_maps(maps, point, titles=None):
         ax.pcolormesh(table, cmap="Blues", vmin=0, vmax=1.2, edgecolors="#DDDDDD", linewidth=0.5)
         ax.set_title(title, weight="normal")
         ax.set(xlabel="looks at position", aspect="equal")
-        ax.set_xticks([t + 0.5 for t in range(len(table))], range(len(table)))
-        ax.set_yticks([t + 0.5 for t in range(len(table))], range(len(table)))
-        ax.invert_yaxis()
-        bare(ax)
+        label_cells(ax, range(len(table)), range(len(table)))
     axes[0, 0].set_ylabel("position")
     return fig
 
@@ -230,8 +221,11 @@ def steps_back(table):
     return max(range(len(table)), key=lambda steps: table.diagonal(-steps).mean())
 
 
-def bare(ax):
-    """Leave a table's axes with their labels alone."""
+def label_cells(ax, rows, columns):
+    """Label the rows, from the top down, and the columns of a table, and draw nothing else around it."""
+    ax.set_xticks([j + 0.5 for j in range(len(columns))], columns)
+    ax.set_yticks([i + 0.5 for i in range(len(rows))], rows)
+    ax.invert_yaxis()
     ax.grid(False)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

@@ -127,6 +127,10 @@ def wrong_results(document):
                 yield number, f"{output.get('ename', 'stderr')}: {text.strip()}"
 
 
+def has_slider(cell):
+    return cell["cell_type"] == "code" and bool(re.search(r"\binteract\(", "".join(cell["source"])))
+
+
 def examine(browser, address, name, widths=WIDTHS, shots=None):
     """Run the notebook `name` and return what is wrong with it, as sorted lines."""
     page = browser.new_page(viewport={"width": widths[0], "height": 1000})
@@ -139,14 +143,13 @@ def examine(browser, address, name, widths=WIDTHS, shots=None):
     page.add_script_tag(content=CHECKS)
     document = page.evaluate(RUN_ALL, SECONDS)
     found += wrong_results(document)
-    sliders = sum(bool(re.search(r"\binteract\(", "".join(cell["source"]))) for cell in document["cells"])
+    sliders = [n for n, cell in enumerate(document["cells"]) if has_slider(cell)]
     with contextlib.suppress(Exception):  # what is still missing then is found below
-        page.wait_for_function(SETTLED, arg=sliders, timeout=20_000)
+        page.wait_for_function(SETTLED, arg=len(sliders), timeout=20_000)
     found += page.evaluate("brokenContent")
-    for number, cell in enumerate(document["cells"]):
-        if cell["cell_type"] == "code" and re.search(r"\binteract\(", "".join(cell["source"])):
-            if not page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jupyter-widgets").count():
-                found.append((number, "the slider is not drawn"))
+    for number in sliders:
+        if not page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jupyter-widgets").count():
+            found.append((number, "the slider is not drawn"))
     for number, link in page.evaluate(LINKS):
         path = link.split("?")[0].split("#")[0].removeprefix(f"{address}/files/")
         if link.startswith(address) and not answers(f"{address}/api/contents/{path}?content=0"):
