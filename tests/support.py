@@ -1,6 +1,9 @@
-"""What several test files share: small models, random inputs, references computed by hand, memory."""
+"""What several test files share: small models, random inputs, references by hand, what checks say, memory."""
 
+import contextlib
+import io
 import math
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -10,6 +13,7 @@ import torch
 from hypothesis import strategies as st
 
 from helpers import GPTModel
+from notebooks import checks
 from notebooks.refresh import tidy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +53,18 @@ def copy_course(folder, *more):
         else:
             shutil.copy(ROOT / name, folder)
     return folder
+
+
+CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "number")}
+LINE = r"Exercise (4\.\d|beyond \d)\.\d: .+\n"
+
+
+def say(name, answer):
+    """The line that a check prints for an answer."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        assert CHECKS[name](answer) is None
+    assert err.getvalue() == "" and re.fullmatch(LINE, out.getvalue()), name
+    return out.getvalue().strip()
 
 
 def randomized(module, seed=0):

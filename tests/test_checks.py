@@ -4,7 +4,6 @@ import ast
 import contextlib
 import inspect
 import io
-import re
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from answers.section_4_3 import Appended, GELUByExp
 from answers.section_4_5 import BlockInOneLine, HeadByHead, OtherArguments
 from answers.section_4_6_model import GPTInOtherStyle
 from answers.section_4_7 import greedy_in_a_list
+from support import CHECKS, say
 from torch import nn
 
 import helpers
@@ -26,17 +26,7 @@ from notebooks.checks.own_parts import PARTS
 from notebooks.checks.require import SMALL
 
 FOLDER = Path(checks.__file__).parent
-CHECKS = {name: check for name, check in vars(checks).items() if hasattr(check, "number")}
 DECLARED = {name: check.mistakes for name, check in CHECKS.items() if hasattr(check, "mistakes")}
-LINE = r"Exercise (4\.\d|beyond \d)\.\d: .+\n"
-
-
-def say(name, answer):
-    """The line that a check prints for an answer."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        assert CHECKS[name](answer) is None
-    assert err.getvalue() == "" and re.fullmatch(LINE, out.getvalue()), name
-    return out.getvalue().strip()
 
 
 def cases(data):
