@@ -5,18 +5,18 @@ import torch
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from figures.drawing import COLORS
-from figures.shapes import MONO, canvas, tint
+from figures.shapes import MONO, canvas, shown, tint
 
 CHIPS = ("output", "block", "feed_forward", "embedding", "attention")  # the same token, the same color
 PER_ROW = 56  # monospaced characters that fit into the width of a figure
 
 
 def visible(token):
-    """A token's bytes as text: a space as ␣, and as byte values what the figures' font may not have."""
+    """A token's bytes as a figure can show them: beyond the Latin letters, as byte values."""
     text = token.decode("utf-8", "backslashreplace")
-    if max(text) > "\u024f":  # beyond the Latin letters
+    if max(text) > "\u024f":
         text = "".join(chr(byte) if byte < 128 else f"\\x{byte:02x}" for byte in token)
-    return text.replace(" ", "␣").replace("\n", "⏎")
+    return shown(text)
 
 
 def draw_tokens(*texts, tokenizer):
