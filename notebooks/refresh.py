@@ -69,10 +69,16 @@ def paths_of_notebooks(root):
 
 
 def tidy(notebook):
-    """`notebook` without what an editor adds when it saves: metadata, and Windows line ends inside cells."""
+    """`notebook` without what an editor adds when it saves: metadata, and Windows line ends inside cells.
+
+    The tags stay. JupyterLab opens a cell with the tag hide-input folded.
+    """
     notebook.metadata = nbformat.from_dict(KERNEL)
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
+        metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+        if "hide-input" in metadata.get("tags", ()):
+            metadata["jupyter"] = {"source_hidden": True}
+        cell.metadata = nbformat.from_dict(metadata)
         cell.source = cell.source.replace("\r\n", "\n")
     return notebook
 

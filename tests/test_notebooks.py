@@ -22,6 +22,11 @@ NAMES = [
     "beyond_2_training",
     "beyond_3_fast_generation",
 ]
+METADATA = (  # of a cell; other tags could make nbval skip it
+    {},
+    {"tags": ["hide-output"]},  # an answer to a prediction: folded in the web edition
+    {"tags": ["hide-input"], "jupyter": {"source_hidden": True}},  # not the lesson: folded in JupyterLab, too
+)
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
@@ -70,8 +75,7 @@ def test_an_output_is_ignored_only_with_its_reason(path):
         assert "NBVAL_SKIP" not in cell.source
         if "NBVAL_IGNORE_OUTPUT" in cell.source:
             assert re.match(r"# NBVAL_IGNORE_OUTPUT\n# \w+", cell.source)
-        # Tags can make nbval skip a cell, too. This one folds an answer in the web edition.
-        assert cell.metadata in ({}, {"tags": ["hide-output"]})
+        assert cell.metadata in METADATA
         if re.search(r"\binteract\(", cell.source):
             assert "NBVAL_IGNORE_OUTPUT" in cell.source and not cell.outputs, "a slider is never stored"
 
