@@ -276,6 +276,18 @@ def draw_starts(cases, guessing):
     return fig
 
 
+def draw_growth(growth):
+    """A figure of the residual stream's standard deviation over the blocks, from {name: values}."""
+    fig, ax = plt.subplots(figsize=(7.3, 3.2))
+    looks = (("--", COLORS["shortcut"]), ("-", COLORS["norm"]))
+    for (name, stds), (style, color) in zip(growth.items(), looks, strict=True):
+        ax.plot(stds, style, marker="o", markersize=4, color=color)
+        ax.text(7, stds[7] + 0.1, f"{name}, up to {stds[-1]:.1f}", ha="right", color=color)
+    ax.set(title="With the factor, 24 layers together add about as much as one", xlim=(0, 12.3))
+    ax.set(xlabel="blocks", ylabel="standard deviation of the stream", ylim=(0, 1.8))
+    return fig
+
+
 def draw_memory(counts):
     """A figure of the memory that models take to train in float32, from {name: number of parameters}."""
     parts = (
@@ -291,10 +303,13 @@ def draw_memory(counts):
             color = {"color": tint(component, 0.5), "edgecolor": COLORS["ink"], "linewidth": 0.8}
             ax.barh(i, width, 0.6, left, hatch=hatch, **color)
             if i == len(counts) - 1:
-                ax.text(left + width / 2, i + 0.38, f"{name}\n{size} bytes each", ha="center", va="bottom")
+                ax.text(left + width / 2, i + 0.38, f"{name}\n{size} bytes", ha="center", va="bottom")
             left += width
         ax.text(left + 0.2, i, f"{left:.1f} GB", va="center", weight="bold")
-    ax.set(title="To train, four times the weights", xlabel="GB (2³⁰ bytes), float32, without activations")
+    ax.set(
+        title="Training takes 16 bytes per parameter, four times the weights",
+        xlabel="GB (2³⁰ bytes), float32, without activations",
+    )
     ax.set(yticks=range(len(counts)), yticklabels=counts, ylim=(-0.5, len(counts) + 0.2), xlim=(0, 28))
     ax.grid(axis="y", visible=False)
     return fig
