@@ -348,3 +348,61 @@ def draw_geometry(cloud, centered, scaled):
     flat.set_title("Scaling, in that plane: onto a circle")
     fig.supxlabel("white: before; blue: after", fontsize=10)
     return fig
+
+
+def draw_starts(cases, guessing):
+    """A figure of fresh models, {name: (loss, correlation)}: what each loses, and whether it reads."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.3, 2.5), sharey=True)
+    for i, (loss, correlation) in enumerate(cases.values()):
+        left.semilogx(loss, i, "o", color=COLORS["ink"], markersize=8)
+        right.plot(correlation, i, "s", color=COLORS["norm"], markersize=8)
+        left.annotate(f"{loss:.0f}", (loss, i), (9, -4), textcoords="offset points")
+        right.annotate(
+            f"{correlation:.2f}", (correlation, i), (0, 8), textcoords="offset points", ha="center"
+        )
+    left.axvline(guessing, color=COLORS["shortcut"], linestyle="--", linewidth=1.2)
+    left.text(1.08 * guessing, -0.45, f"guessing: {guessing:.1f}", color=COLORS["shortcut"], va="center")
+    left.set(title="Loss at step 0", xlim=(5, 1000), xticks=(10, 100, 1000), xticklabels=(10, 100, 1000))
+    left.minorticks_off()
+    left.set(yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.5, -0.8))
+    right.set(title="Two texts, one answer?", xlim=(0, 1.08), xlabel="correlation of their logits")
+    return fig
+
+
+def draw_growth(growth):
+    """A figure of the residual stream's standard deviation over the blocks, from {name: values}."""
+    fig, ax = plt.subplots(figsize=(7.3, 3.2))
+    looks = (("--", COLORS["shortcut"]), ("-", COLORS["norm"]))
+    for (name, stds), (style, color) in zip(growth.items(), looks, strict=True):
+        ax.plot(stds, style, marker="o", markersize=4, color=color)
+        ax.text(7, stds[7] + 0.1, f"{name}, up to {stds[-1]:.1f}", ha="right", color=color)
+    ax.set(title="With the factor, 24 layers together add about as much as one", xlim=(0, 12.3))
+    ax.set(xlabel="blocks", ylabel="standard deviation of the stream", ylim=(0, 1.8))
+    return fig
+
+
+def draw_memory(counts):
+    """A figure of the memory that models take to train in float32, from {name: number of parameters}."""
+    parts = (
+        ("weights", 4, "output", ""),
+        ("gradients", 4, "shortcut", "//"),
+        ("AdamW's averages", 8, "norm", ".."),
+    )
+    fig, ax = plt.subplots(figsize=(7.3, 2.9))
+    for i, count in enumerate(counts.values()):
+        left = 0
+        for name, size, component, hatch in parts:
+            width = count * size / 2**30
+            color = {"color": tint(component, 0.5), "edgecolor": COLORS["ink"], "linewidth": 0.8}
+            ax.barh(i, width, 0.6, left, hatch=hatch, **color)
+            if i == len(counts) - 1:
+                ax.text(left + width / 2, i + 0.38, f"{name}\n{size} bytes", ha="center", va="bottom")
+            left += width
+        ax.text(left + 0.2, i, f"{left:.1f} GB", va="center", weight="bold")
+    ax.set(
+        title="Training takes 16 bytes per parameter, four times the weights",
+        xlabel="GB (2³⁰ bytes), float32, without activations",
+    )
+    ax.set(yticks=range(len(counts)), yticklabels=counts, ylim=(-0.5, len(counts) + 0.2), xlim=(0, 28))
+    ax.grid(axis="y", visible=False)
+    return fig

@@ -159,3 +159,19 @@ def influence(model, x):
         changed[0, j] = -x[0, j] if x.is_floating_point() else (x[0, j] + 1) % before.shape[-1]
         grid[:, j] = ((model(changed) - before).abs() > 1e-4).any(dim=-1)[0]
     return grid
+
+
+def kept_for_backward(module, *inputs):
+    """How many bytes autograd keeps from the forward pass until the backward pass, besides the parameters."""
+    parameters, kept = {p.data_ptr() for p in module.parameters()}, {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = module(*inputs)
+    assert output.requires_grad  # the graph, and all that it keeps, was alive until here
+    return sum(kept.values())

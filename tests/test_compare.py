@@ -318,3 +318,17 @@ class Average(nn.Module):
 def test_influence_is_what_each_position_sees(seen):
     grid = compare.influence(PerToken(Average(seen)), torch.tensor([[3, 1, 10, 0, 3]]))
     assert torch.equal(grid, seen.bool())
+
+
+# What the backward pass needs
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted_once_and_without_parameters():
+    layer, x = nn.Linear(4, 5), torch.randn(3, 4)
+    assert compare.kept_for_backward(layer, x) == 3 * 4 * 4  # its input, in float32
+    twice = nn.Sequential(layer, nn.Tanh(), nn.Linear(5, 6))
+    assert (
+        compare.kept_for_backward(twice, x) == (3 * 4 + 3 * 5) * 4
+    )  # the last layer's input is tanh's output
+    with torch.no_grad(), pytest.raises(AssertionError):
+        compare.kept_for_backward(layer, x)
