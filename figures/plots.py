@@ -244,7 +244,7 @@ def draw_drift(runs, title):
         height = average[-1].clamp(1e-6, 1e6)  # beside the frame, even if the curve has left it
         ax.text(1.02 * (len(stds) - 1), height, f"gain {gain:.2f}", va="center")
     ax.set(title=title, xlim=(0, len(stds) - 1), xlabel="layer", ylabel="standard deviation")
-    ax.text(0.02, 0.05, "thin: single stacks; thick: their average", transform=ax.transAxes)
+    ax.text(0.02, 0.05, "thin: one stack each; thick: their average", transform=ax.transAxes)
     return fig
 
 
@@ -274,7 +274,8 @@ def draw_training(without, with_norm, gains):
         ax.set(title=f"Gain {gain:g}", xlabel="step", xlim=(0, len(without)), ylim=(0.03, 1e6))
     axes[0].set_ylabel("loss (logarithmic)")
     axes[0].text(97, 4, "without", ha="right")
-    axes[0].text(97, 0.055, "with the norm", color=COLORS["norm"], weight="bold", ha="right")
+    for ax in axes:
+        ax.text(97, 0.055, "with the norm", color=COLORS["norm"], weight="bold", ha="right")
     axes[1].text(97, 8, "without: one lags,\ntwo end lowest", ha="right")
     axes[2].text(97, 5e3, "without", ha="right")
     fig.suptitle("With layer norm, all nine stacks learn", size=11, weight="bold")
@@ -285,11 +286,13 @@ def draw_stream(stds):
     """A figure of the standard deviation of the residual stream after each part is added to it."""
     fig, ax = plt.subplots(figsize=(7.3, 2.7))
     ax.plot(range(len(stds)), range(1, len(stds) + 1), "--", color=COLORS["dropout"])
-    ax.plot(stds, color=COLORS["shortcut"], linewidth=3)
+    ax.plot(stds, color=COLORS["shortcut"], linewidth=4)
+    ax.plot([(1 + n) ** 0.5 for n in range(len(stds))], ":", color=COLORS["ink"])
     ax.text(1.01 * (len(stds) - 1), len(stds), "if standard\ndeviations added", va="center")
     ax.text(1.01 * (len(stds) - 1), stds[-1], "the residual\nstream", color=COLORS["shortcut"], va="center")
+    ax.text(0.55 * len(stds), 6.3, "dotted: if variances added", ha="center")
     ax.set(xlabel="parts added", ylabel="standard deviation", xlim=(0, len(stds) - 1), ylim=(0, 26))
-    ax.set_title("Parts that are added grow the stream slowly")
+    ax.set_title("Adding parts makes the stream grow slowly")
     return fig
 
 
@@ -305,7 +308,7 @@ def draw_inputs(used):
             ax.pcolormesh(grid.float(), cmap="Blues", vmin=0, vmax=1.3, edgecolors="black")
             ax.set(title=f"text {text}", xlabel="feature", ylim=(len(grid), 0), xticks=[], yticks=[])
         axes[0].plot(2.5, 1.5, "o", color="white", markersize=7)
-        axes[0].set_ylabel("token")
+        axes[0].set_ylabel("token (later ones below)")
         part.suptitle(f"{name}: {grids.sum()} inputs", weight="bold")
     fig.supxlabel("Dot: one output value. Blue: the inputs that affect it.", fontsize=10)
     return fig
@@ -316,7 +319,7 @@ def draw_geometry(cloud, centered, scaled):
     equal = torch.ones(3) / 3**0.5  # the direction in which all features are equal
     across, back = torch.tensor([-1.0, -1.0, 2.0]) / 6**0.5, torch.tensor([1.0, -1.0, 0.0]) / 2**0.5
     plane = 2.3 * torch.stack([across + back, across - back, back - across, -across - back]).view(2, 2, 3)
-    norm, ink, before = COLORS["norm"], COLORS["ink"], COLORS["dropout"]
+    norm, ink, before, middle = COLORS["norm"], COLORS["ink"], COLORS["dropout"], "skyblue"
     fig = plt.figure(figsize=(7.3, 3.9))
     space = fig.add_subplot(1, 2, 1, projection="3d", proj_type="ortho")
     space.plot_surface(*plane.movedim(-1, 0).numpy(), color=COLORS["output"], alpha=0.25)
@@ -325,7 +328,7 @@ def draw_geometry(cloud, centered, scaled):
     for start, end in zip(cloud, centered, strict=True):
         space.plot(*torch.stack([start, end]).T, color=before, linewidth=0.7)
     space.plot(*cloud.T, "o", color="white", markersize=3.5, markeredgecolor=ink, markeredgewidth=0.7)
-    space.plot(*centered.T, "o", color=norm, markersize=3.5)
+    space.plot(*centered.T, "o", color=middle, markersize=3.5, markeredgecolor=ink, markeredgewidth=0.4)
     for axis, i in zip("xyz", range(3), strict=True):
         space.set(**{f"{axis}lim": (-2.3, 2.3), f"{axis}ticks": (-2, 0, 2)})
         space.tick_params(axis, pad=-3, labelsize=8)
@@ -338,7 +341,7 @@ def draw_geometry(cloud, centered, scaled):
     for start, end in zip(centered @ basis, scaled @ basis, strict=True):
         flat.plot(*torch.stack([start, end]).T, color=before, linewidth=0.7)
     flat.plot(
-        *(centered @ basis).T, "o", color="white", markersize=3.5, markeredgecolor=ink, markeredgewidth=0.7
+        *(centered @ basis).T, "o", color=middle, markersize=3.5, markeredgecolor=ink, markeredgewidth=0.4
     )
     flat.plot(*(scaled @ basis).T, "o", color=norm, markersize=4)
     radius = torch.tensor([[0.0, 0.0], [-1.5, -1.5 / 3**0.5]])
@@ -346,7 +349,7 @@ def draw_geometry(cloud, centered, scaled):
     flat.text(-1.0, -0.95, "√3", size=12, weight="bold", bbox={"color": "white", "pad": 1})
     flat.set(xlim=(-2.3, 2.3), ylim=(-2.3, 2.3), xticks=(-2, 0, 2), yticks=(-2, 0, 2), aspect="equal")
     flat.set_title("Scaling, in that plane: onto a circle")
-    fig.supxlabel("white: before; blue: after", fontsize=10)
+    fig.supxlabel("white: the tokens; light blue: centered; dark blue: centered and scaled", fontsize=10)
     return fig
 
 
