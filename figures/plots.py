@@ -271,11 +271,11 @@ def draw_training(without, with_norm, gains):
     for i, (ax, gain) in enumerate(zip(axes, gains, strict=True)):
         ax.semilogy(without[:, :, i], "--", color=COLORS["ink"], linewidth=1.3)
         ax.semilogy(with_norm[:, :, i], color=COLORS["norm"])
-        ax.set(title=f"Gain {gain:g}", xlabel="step", xlim=(0, len(without)), ylim=(0.03, 1e6))
+        ax.set(title=f"Gain {gain:g}", xlabel="step", xlim=(0, len(without)), ylim=(0.012, 1e6))
     axes[0].set_ylabel("loss (logarithmic)")
     axes[0].text(97, 4, "without", ha="right")
     for ax in axes:
-        ax.text(97, 0.055, "with the norm", color=COLORS["norm"], weight="bold", ha="right")
+        ax.text(97, 0.02, "with the norm", color=COLORS["norm"], weight="bold", ha="right")
     axes[1].text(97, 8, "without: one lags,\ntwo end lowest", ha="right")
     axes[2].text(97, 5e3, "without", ha="right")
     fig.suptitle("With layer norm, all nine stacks learn", size=11, weight="bold")
@@ -290,7 +290,7 @@ def draw_stream(stds):
     ax.plot([(1 + n) ** 0.5 for n in range(len(stds))], ":", color=COLORS["ink"])
     ax.text(1.01 * (len(stds) - 1), len(stds), "if standard\ndeviations added", va="center")
     ax.text(1.01 * (len(stds) - 1), stds[-1], "the residual\nstream", color=COLORS["shortcut"], va="center")
-    ax.text(0.55 * len(stds), 6.3, "dotted: if variances added", ha="center")
+    ax.text(0.55 * len(stds), 6.3, "dotted: the square root of 1 + n", ha="center")
     ax.set(xlabel="parts added", ylabel="standard deviation", xlim=(0, len(stds) - 1), ylim=(0, 26))
     ax.set_title("Adding parts makes the stream grow slowly")
     return fig
