@@ -265,16 +265,18 @@ def draw_maps(maps, point, titles=None, untrained=0):
     return fig
 
 
-def draw_losses(runs):
-    """A figure with a panel for each learning rate: `runs` are (rate, {name: losses}), two names in each."""
-    fig, axes = plt.subplots(1, len(runs), figsize=(7.3, 3.2), sharey=True)
+def draw_losses(runs, point):
+    """A figure with a panel for each learning rate; `runs` maps it to {name: losses}, two names in each."""
+    fig, axes = plt.subplots(1, len(runs), figsize=(7.3, 3.4), sharey=True)
+    fig.suptitle(point, size=11, weight="bold")
     for ax, (rate, losses) in zip(axes, runs.items(), strict=True):
         for (name, curve), style, shift in zip(losses.items(), ("-", "--"), ((-4, -16), (4, 8)), strict=True):
             (line,) = ax.plot(curve, style)
             look = {"color": line.get_color(), "ha": "right" if style == "-" else "left"}
             ax.annotate(name, (16, curve[16]), shift, textcoords="offset points", **look)
         ax.axhline(1, color=COLORS["ink"], linestyle=":", linewidth=1)
-        ax.set(title=f"learning rate {rate}", xlabel="step", ylim=(0, 2.2))
+        ax.set_title(f"learning rate {rate}", weight="normal")
+        ax.set(xlabel="step", ylim=(0, 2.2))
     axes[0].text(50, 1.04, "answering 0", ha="right", size=9)
     axes[0].set_ylabel("loss")
     return fig
