@@ -256,38 +256,44 @@ def transformer_block():
     label(ax, 0.35, y[7] + 0.37, "TransformerBlock", ha="left", bold=True)
     label(ax, x, 0.22, "(B, T, 768)", mono=True)
     label(ax, x, y[7] + 0.55, "(B, T, 768)", mono=True)
-    norm, none, skip = "1,536 parameters", "no parameters", "shortcut: adds what came in"
-    attention = "12 heads of 64, causal\n2,360,064 parameters"
-    feed_forward = "768 → 3072 → 768\n4,722,432 parameters"
-    notes = [norm, attention, none, skip, norm, feed_forward, none, skip]
+    norm, rest, skip = "a normalized copy", "in training only", "shortcut: adds what came in"
+    attention = "between tokens:\n12 heads of 64, causal"
+    feed_forward = "within each token:\n768 → 3072 → 768"
+    notes = [norm, attention, rest, skip, norm, feed_forward, rest, skip]
     for height, note in zip(y, notes, strict=True):
         leader(ax, x + RADIUS if note == skip else 4.1, 4.75, height)
         label(ax, 4.75, height, note, ha="left", size=9.5)
-    label(ax, 4.75, 0.22, "together 7,085,568 parameters", ha="left", size=9.5, bold=True)
     return fig
 
 
 def block_shapes():
-    """Four token vectors into a block and four out, each output from its own and earlier positions."""
-    fig, ax = canvas(4.2)
-    columns, cell = [1.95, 3.4, 4.85, 6.3], 0.15
-    token_row(ax, 4.125, 0.35, 1.2, 1.45)
-    frame(ax, 1.2, 1.4, 7.05, 2.85, "block")
-    label(ax, 0.6, 2.13, "transformer\nblock", bold=True)
+    """Four tokens' streams through a block: attention reads earlier ones, feed-forward each one alone."""
+    fig, ax = canvas(4.6)
+    columns, cell = [2.05, 3.5, 4.95, 6.4], 0.15
+    token_row(ax, 4.225, 0.3, 1.2, 1.45)
+    frame(ax, 1.2, 1.15, 7.05, 3.65, "block", strength=0.12)
+    label(ax, 0.6, 2.4, "transformer\nblock", bold=True)
     for end, x in enumerate(columns):
-        arrow(ax, (x, 0.55), (x, 0.85))
-        for y in (0.85, 3.2):
-            grid(ax, x - 4 * cell, y, 1, 8, (cell, 0.22), "embedding", ["", "", "", "", "", "", "…", ""])
-        for start, source in enumerate(columns[:end]):
-            aside = (end - start) * cell
-            arrow(ax, (source + aside, 1.07), (x - aside, 3.2), color=edge("attention"), line=1.2)
-        arrow(ax, (x, 1.07), (x, 3.2), line=1.6)
-        label(ax, x, 3.58, f"from inputs 0–{end}" if end else "from input 0", size=SMALL)
-    label(ax, 0.6, 0.35, "tokens\n(␣ is a space)", size=SMALL)
-    for y, name in [(0.96, "in"), (3.31, "out")]:
+        stream, part = x - 0.3, x + 0.2
+        arrow(ax, (stream, 0.5), (stream, 0.72))
+        for y in (0.72, 3.92):
+            grid(ax, x - 4 * cell, y, 1, 8, (cell, 0.2), "embedding", ["", "", "", "", "", "", "…", ""])
+        for start, source in enumerate(columns[: end + 1]):
+            arrow(ax, (source - 0.3, 1.32), (part + 0.1 * (start - end / 2), 1.94), color=edge("attention"))
+        for y, component, name in ((2.1, "attention", "att"), (3.05, "feed_forward", "ff")):
+            box(ax, part, y, 0.5, 0.32, component, name, size=SMALL, mono=True)
+            join = y + 0.36
+            arrow(ax, (part, y + 0.16), (part, join), (stream + RADIUS, join), color=edge(component))
+            plus(ax, stream, join)
+        arrow(ax, (stream, 2.7), (part, 2.7), (part, 2.89), color=edge("feed_forward"))
+        line(ax, [stream, stream], [0.92, 2.36], edge("shortcut"), 2.4)
+        line(ax, [stream, stream], [2.56, 3.31], edge("shortcut"), 2.4)
+        arrow(ax, (stream, 3.51), (stream, 3.92), color=edge("shortcut"), line=2.4)
+        label(ax, x, 4.27, f"from inputs 0–{end}" if end else "from input 0", size=SMALL)
+    label(ax, 0.6, 0.3, "tokens\n(␣ is a space)", size=SMALL)
+    for y, name in [(0.82, "in"), (4.02, "out")]:
         label(ax, 0.6, y, f"{name}: (1, 4, 768)", size=SMALL)
-    note = "straight up: a position's own path; slanted: what attention fetches from earlier positions"
-    label(ax, WIDTH / 2, 3.98, note, size=SMALL)
+    label(ax, WIDTH / 2, 4.48, "norms and dropout are left out", size=SMALL)
     return fig
 
 
@@ -345,53 +351,57 @@ def gpt_model():
 
 def multi_head_attention():
     """Multi-head attention: three projections, cut into heads, attention in each, joined, projected."""
-    fig, ax = canvas(3.75)
-    T, heads, cell = 4, ("attention", "output", "embedding"), (0.12, 0.14)
-    tall, wide = T * cell[1], 2 * cell[0]  # of one head's queries, keys, values or results
-    rows = (2.95, 1.85, 0.75)
+    fig, ax = canvas(4.3)
+    T, heads, cell = 4, ("attention", "output"), 0.12
+    tall, wide = T * cell, 3 * cell  # of one head's queries, keys, values or results
+    rows, middle = (3.4, 2.2, 1.0), 2.2
 
-    def tensor(x, y, parts):
-        """Features of T tokens; each part is two features wide and has its color."""
+    def tensor(x, y, *parts):
+        """Features of T tokens; each part is three features wide and has its color."""
         for place, component in enumerate(parts):
-            grid(ax, x + place * wide, y - tall / 2, T, 2, cell, component, strength=0.4)
+            grid(ax, x + place * wide, y - tall / 2, T, 3, (cell, cell), component, strength=0.45)
 
-    tensor(0.12, rows[1], ("text",) * 3)
-    label(ax, 0.48, rows[1] + 0.45, "x", mono=True)
-    label(ax, 0.48, rows[1] - 0.45, "(T, D)", size=SMALL, mono=True)
-    for y, name, letter in zip(rows, ("W_query", "W_key", "W_value"), "qkv", strict=True):
+    tensor(0.1, middle, "text", "text")
+    label(ax, 0.46, middle + 0.4, "x", mono=True)
+    label(ax, 0.46, middle - 0.4, "(T, D)", size=SMALL, mono=True)
+    for row, (y, name) in enumerate(zip(rows, ("W_query", "W_key", "W_value"), strict=True)):
         box(ax, 1.52, y, 0.84, 0.34, "block", name, size=SMALL, mono=True)
-        arrow(ax, (0.86, rows[1]), (1.08, y))
-        across(ax, y, (1.96, 2.2))
-        tensor(2.22, y, heads)
-        label(ax, 2.58, y + 0.42, letter, mono=True)
-        arrow(ax, (2.96, y), (3.2, y), head=False)
-    line(ax, [3.2, 3.2], [rows[0], rows[2]], width=2)  # takes q, k and v to every head
-    for number, (y, component) in enumerate(zip(rows, heads, strict=True)):
-        left = 3.62
-        box(ax, 4.25, y + 0.06, 1.6, 0.92, component, strength=0.08, line=0.8)
-        across(ax, y, (3.2, 3.45))
+        arrow(ax, (0.84, middle), (1.08, y))
+        across(ax, y, (1.96, 2.18))
+        tensor(2.2, y, *heads)
+        label(ax, 2.56, y + 0.38, "qkv"[row], mono=True)
+        for number, component in enumerate(heads):
+            entry = 3.17 - 1.94 * number + 0.56 * (1 - row)
+            start = (2.94, y + 0.12 - 0.24 * number)
+            arrow(ax, start, (3.5, entry), color=edge(component), line=1.5)
+            tensor(3.52, entry, component)
+            label(ax, 4.0, entry, "qkv"[row], mono=True, size=SMALL)
+    for number, component in enumerate(heads):
+        y, times = 3.17 - 1.94 * number, (4.5, 2.61 - 1.94 * number)
+        frame(ax, 3.44, y - 0.86, 5.3, y + 1.02, component, strength=0.08, line=0.8)
+        label(ax, 4.7, y + 0.86, f"head {number}", size=SMALL, bold=True)
+        for start in (y + 0.56, y):
+            arrow(ax, (4.08, start), (4.24, y + 0.28))
         for i in range(T):
             for j in range(i + 1):
-                corner = (left + j * 0.16, y + tall / 2 - (i + 1) * cell[1])
-                rectangle(ax, *corner, 0.16, cell[1], component, 0.4)
-        label(ax, 4.25, y + 0.41, f"head {number}", size=SMALL, bold=True)
-        label(ax, 4.48, y, "× v", size=SMALL)
-        tensor(4.7, y, (component,))
-        arrow(ax, (5.05, y), (5.24, rows[1]))
-    tensor(5.26, rows[1], heads)
-    label(ax, 5.62, rows[1] + 0.45, "joined", size=SMALL)
-    across(ax, rows[1], (5.98, 6.08), (6.44, 6.53))
-    box(ax, 6.26, rows[1], 0.36, 0.94, "block", "out_proj", rotation=90, size=SMALL, mono=True)
-    tensor(6.54, rows[1], ("text",) * 3)
-    label(ax, 6.9, rows[1] - 0.45, "(T, D)", size=SMALL, mono=True)
-    notes = [
-        (1.52, "project"),
-        (2.58, "cut into heads"),
-        (4.25, "softmax(q kᵀ / √Dh) v"),
-        (6.0, "join, project"),
-    ]
-    for x, words in notes:
-        label(ax, x, 0.14, words, size=SMALL)
+                corner = (4.26 + j * cell, y + 0.28 + tall / 2 - (i + 1) * cell)
+                rectangle(ax, *corner, cell, cell, component, 0.45)
+        label(ax, 4.7, y + 0.62, "weights", size=SMALL)
+        arrow(ax, (4.5, y + 0.04), (4.5, times[1] + 0.1))
+        label(ax, *times, "×", size=13)
+        across(ax, times[1], (4.08, 4.4), (4.6, 4.84))
+        tensor(4.86, times[1], component)
+        arrow(ax, (5.22, times[1]), (5.46, middle + 0.12 - 0.24 * number), color=edge(component), line=1.5)
+    tensor(5.48, middle, *heads)
+    label(ax, 5.84, middle + 0.4, "joined", size=SMALL)
+    box(ax, 6.39, middle, 0.1, 0.94, "block", strength=0.25)
+    across(ax, middle, (6.2, 6.34), (6.44, 6.5))
+    label(ax, 6.39, middle + 0.6, "out_proj", size=SMALL, mono=True)
+    tensor(6.52, middle, "text", "text")
+    label(ax, 6.88, middle - 0.4, "(T, D)", size=SMALL, mono=True)
+    notes = [(1.52, "project"), (2.56, "cut into heads"), (4.37, "attention in each head")]
+    for x, words in [*notes, (6.3, "join, project")]:
+        label(ax, x, 0.12, words, size=SMALL)
     return fig
 
 
