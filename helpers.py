@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-
 VOCABULARY_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's, too
 
 
@@ -51,13 +50,13 @@ def gpt2_tokenizer():
 
 
 GPT_CONFIG_124M = {
-    "vocab_size": 50257,  # tokens of the byte-pair encoding
-    "context_length": 1024,  # most tokens in one sequence
+    "vocab_size": 50257,  # tokens: rows of the token embedding, logits at each position
+    "context_length": 1024,  # most tokens in one text: rows of the positional embedding
     "emb_dim": 768,  # features of each token (D)
     "n_heads": 12,  # attention heads in each block (H)
     "n_layers": 12,  # transformer blocks
     "drop_rate": 0.1,  # fraction of values that dropout zeroes in training
-    "qkv_bias": False,  # bias in the query, key and value projections
+    "qkv_bias": False,  # whether the query, key, and value layers in attention have a bias
 }
 
 GPT2_CONFIGS = {  # the four released sizes

@@ -176,10 +176,11 @@ def draw_bends(t, parts):
     return fig
 
 
-def draw_influence(*grids, titles, tokens=None):
+def draw_influence(*grids, titles, tokens=None, explain=False):
     """A figure with a square for each position (row) and token (column), filled where one moves the other.
 
-    `grids` are bool tensors (T, T), as `compare.influence` returns them, drawn side by side.
+    `grids` are bool tensors (T, T), as `compare.influence` returns them, drawn side by side. With `explain`,
+    the squares of the last one, a goal, say what they must do.
     """
     fig, axes = plt.subplots(1, len(grids), figsize=(7.3, 3.4), squeeze=False)
     T = len(grids[0])
@@ -189,6 +190,9 @@ def draw_influence(*grids, titles, tokens=None):
         ax.set(title=title, xlabel="change this token", ylabel="output at this position", aspect="equal")
         names = [f"{t} {shown(token)}".strip() for t, token in enumerate(tokens)]
         label_cells(ax, names, [name.replace(" ", "\n") for name in names])
+    for i, j in torch.cartesian_prod(torch.arange(T), torch.arange(T)).tolist() if explain else ():
+        word, color = ("fill", "white") if j <= i else ("stay\nempty", "black")
+        ax.text(j + 0.5, i + 0.5, word if i != j else "", color=color, ha="center", va="center", size=9.5)
     return fig
 
 
