@@ -231,6 +231,22 @@ def label_cells(ax, rows, columns):
     ax.spines[:].set_visible(False)
 
 
+def draw_shares(names, panels):
+    """A figure with a bar chart for each of the `panels`, {title: probabilities}, of the same candidates.
+
+    The last of the `names` stands for all others.
+    """
+    fig, axes = plt.subplots(1, len(panels), figsize=(7.3, 3.0), sharex=True, sharey=True, squeeze=False)
+    for ax, (title, values) in zip(axes[0], panels.items(), strict=True):
+        bars = ax.barh(names, values, color=COLORS["output"])
+        bars[-1].set(facecolor=COLORS["text"], hatch="////", edgecolor="white")
+        ax.bar_label(bars, [f"{value:.2f}" if value > 1e-9 else "–" for value in values], padding=2, size=9)
+        ax.set(title=title, xlim=(0, 1.1), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
+    axes[0, 0].invert_yaxis()  # the best on top
+    fig.supxlabel("probability", size=10)
+    return fig
+
+
 def draw_geometry(cloud, centered, scaled):
     """A figure of tokens with three features, (N, 3) each: as they are, centered, and scaled."""
     equal = torch.ones(3) / 3**0.5  # the direction in which all features are equal
