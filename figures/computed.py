@@ -84,7 +84,7 @@ def continuation_tree(prompt, branches):
     `branches` are (piece, probability, branches), the most probable first, which are greedy's. At its end,
     each path has the product of its probabilities.
     """
-    pitch, wide, depth = 0.4, 1.28, 3
+    pitch, wide, depth = 0.4, 1.39, 3
     fig, ax = canvas(pitch * count_ends(branches) + 0.75)
     top = ax.get_ylim()[1] - 0.75
     start = 0.1 + text_width(prompt, size=SMALL) + 0.14

@@ -240,9 +240,11 @@ def draw_shares(names, panels):
     for ax, (title, values) in zip(axes[0], panels.items(), strict=True):
         bars = ax.barh(names, values, color=COLORS["output"])
         bars[-1].set(facecolor=COLORS["text"], hatch="////", edgecolor="white")
-        ax.bar_label(bars, [f"{value:.2f}" if value > 1e-9 else "–" for value in values], padding=2, size=9)
-        ax.set(title=title, xlim=(0, 1.1), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
+        ax.bar_label(bars, [f"{value:.2f}" if value > 0 else "–" for value in values], padding=2, size=9)
+        ax.set_title(title, size=9.5, weight="normal")
+        ax.set(xlim=(0, 1.1), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
     axes[0, 0].invert_yaxis()  # the best on top
+    fig.suptitle("Low temperature, top-k, and top-p keep out the tail", size=11, weight="bold")
     fig.supxlabel("probability", size=10)
     return fig
 
