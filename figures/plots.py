@@ -231,10 +231,10 @@ def label_cells(ax, rows, columns):
     ax.spines[:].set_visible(False)
 
 
-def draw_shares(names, panels):
+def draw_shares(names, panels, point=None):
     """A figure with a bar chart for each of the `panels`, {title: probabilities}, of the same candidates.
 
-    The last of the `names` stands for all others.
+    The last of the `names` stands for all others; `point` is the title.
     """
     fig, axes = plt.subplots(1, len(panels), figsize=(7.3, 3.0), sharex=True, sharey=True, squeeze=False)
     for ax, (title, values) in zip(axes[0], panels.items(), strict=True):
@@ -244,7 +244,7 @@ def draw_shares(names, panels):
         ax.set_title(title, size=9.5, weight="normal")
         ax.set(xlim=(0, 1.1), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
     axes[0, 0].invert_yaxis()  # the best on top
-    fig.suptitle("Low temperature, top-k, and top-p keep out the tail", size=11, weight="bold")
+    fig.suptitle(point, size=11, weight="bold")
     fig.supxlabel("probability", size=10)
     return fig
 
