@@ -16,58 +16,104 @@ from figures.shapes import (
     mix,
     rectangle,
     shown,
+    text_width,
     token_box,
 )
 
 
-def generation_step(context_pieces, context_ids, candidates, chosen):
-    """One step of generation: context, logits of its last position, probabilities, the chosen token.
+def generation_step(context_pieces, context_ids, candidates):
+    """One step of greedy generation: context, logits of its last position, probabilities, the chosen token.
 
-    `candidates` are (piece, token id, logit, probability), the most probable first; `chosen` is a place
-    among them.
+    `candidates` are (piece, token id, rank, logit, probability) by rank, the best of which has rank 1. Where
+    ranks are left out, there is a gap.
     """
     context = list(zip(context_pieces, context_ids, strict=True))
     context = [("…", ""), *context[-5:]] if len(context) > 6 else context
-    pitch, wide, tallest = 0.38, 1.34, max(len(context), len(candidates))
-    fig, ax = canvas(pitch * (tallest + 1) + 1.65)
-    top = ax.get_ylim()[1] - 0.62
-    middle = top - pitch * tallest / 2 - 0.06
+    pitch, gap, wide, depth, depths = 0.38, 0.2, 1.34, 0.0, []
+    for before, candidate in zip([None, *candidates], candidates, strict=False):
+        depth += gap if before and candidate[2] > before[2] + 1 else 0
+        depths.append(depth + pitch / 2)
+        depth += pitch
+    fig, ax = canvas(depth + 1.9)
+    top = ax.get_ylim()[1] - 0.68
+    middle = top - depth / 2 - 0.06
     largest = max(probability for *_, probability in candidates)
-    thousandths = largest < 0.01
 
-    def levels(count):
-        return [middle + pitch * ((count - 1) / 2 - row) for row in range(count)]
+    def panel(left, right, height, title):
+        low, high = middle - height / 2 - 0.06, middle + height / 2 + 0.06
+        frame(ax, left, low, right, high, "text", strength=0.12, line=0.8)
+        label(ax, (left + right) / 2, top + 0.28, title, bold=True, size=9.5)
+        return low
 
-    def panel(left, right, count, title, more=0.0):
-        reach = pitch * count / 2 + 0.06
-        frame(ax, left, middle - reach - more, right, middle + reach, "text", strength=0.12, line=0.8)
-        label(ax, (left + right) / 2, top + 0.3, title, bold=True, size=9.5)
-        return middle - reach - more
+    slot = panel(0.1, 1.6, pitch * len(context), "context") - 0.24
+    panel(2.4, 4.95, depth, "logits of the last position,\nby rank")
+    floor = panel(5.55, 7.2, depth, "probabilities,\nin thousandths")
+    for place, (piece, token_id) in enumerate(context):
+        y = middle + pitch * ((len(context) - 1) / 2 - place)
+        token_box(ax, 0.85, y, wide, "text", piece, token_id, strength=0.35)
+    for place, (piece, token_id, rank, logit, probability) in enumerate(candidates):
+        y = middle + depth / 2 - depths[place]
+        if place and depths[place] > depths[place - 1] + pitch + gap / 2:
+            for x in (2.8, 3.67, 5.75):
+                label(ax, x, y + (pitch + gap) / 2, "⋮", size=11)
+        look = {"strength": 0.2, "line": 1} if place else {"strength": 0.6, "line": 2.4}
+        label(ax, 2.93, y, f"{rank:,}", ha="right", mono=True, size=SMALL)
+        token_box(ax, 3.67, y, wide, "output", piece, token_id, **look)
+        label(ax, 4.88, y, f"{logit:.2f}", ha="right", mono=True, size=SMALL)
+        length = 0.95 * probability / largest
+        rectangle(ax, 5.65, y - 0.11, length, 0.22, "output", **look)
+        label(ax, 5.71 + length, y, f"{1000 * probability:.3f}", ha="left", mono=True, size=SMALL)
+    across(ax, middle, (1.6, 1.73), (2.27, 2.4), (4.95, 5.12), (5.38, 5.55))
+    box(ax, 2.0, middle, 0.54, 1.1, "ink", "GPT\nmodel", strength=0.08, bold=True, size=9.5)
+    box(ax, 5.25, middle, 0.26, 0.9, "ink", "softmax", strength=0.08, rotation=90, size=9.5)
+    box(ax, 6.37, 0.26, 0.9, 0.3, "ink", "argmax", strength=0.08, size=9.5)
+    arrow(ax, (6.37, floor), (6.37, 0.41))
+    token_box(ax, 0.85, slot, wide, "output", *candidates[0][:2], strength=0.6, line=2.4)
+    arrow(ax, (5.92, 0.26), (0.85, 0.26), (0.85, slot - 0.18), color=edge("output"), line=2)
+    label(ax, 3.4, 0.4, "the chosen token joins the context (␣ is a space)", size=SMALL)
+    return fig
 
-    slot = panel(0.1, 1.62, len(context), "context") - 0.24
-    panel(2.64, 4.8, len(candidates), "logits of the\nlast position", 0.24)
-    floor = panel(5.46, 7.2, len(candidates), "probabilities" + "\nin thousandths" * thousandths, 0.24)
-    for y, (piece, token_id) in zip(levels(len(context)), context, strict=True):
-        token_box(ax, 0.86, y, wide, "text", piece, token_id, strength=0.35)
-    for place, (piece, token_id, logit, probability) in enumerate(candidates):
-        y = levels(len(candidates))[place]
-        look = {"strength": 0.6, "line": 2.4} if place == chosen else {"strength": 0.2, "line": 1}
-        token_box(ax, 3.39, y, wide, "output", piece, token_id, **look)
-        label(ax, 4.72, y, f"{logit:.3f}", ha="right", mono=True, size=SMALL)
-        length = 0.82 * probability / largest
-        rectangle(ax, 5.56, y - 0.11, length, 0.22, "output", **look)
-        amount = f"{1000 * probability:.3f}" if thousandths else f"{probability:.4f}"
-        label(ax, 5.62 + length, y, amount, ha="left", mono=True, size=SMALL)
-    for x in (3.39, 5.97):
-        label(ax, x, floor + 0.15, "⋮", size=12)
-    across(ax, middle, (1.62, 1.86), (2.4, 2.64), (4.8, 5.0), (5.26, 5.46))
-    box(ax, 2.13, middle, 0.54, 1.1, "ink", "GPT\nmodel", strength=0.08, bold=True, size=9.5)
-    box(ax, 5.13, middle, 0.26, 0.9, "ink", "softmax", strength=0.08, rotation=90, size=9.5)
-    box(ax, 6.33, 0.26, 0.9, 0.3, "ink", "argmax" if chosen == 0 else "sample", strength=0.08, size=9.5)
-    arrow(ax, (6.33, floor), (6.33, 0.41))
-    token_box(ax, 0.86, slot, wide, "output", *candidates[chosen][:2], strength=0.6, line=2.4)
-    arrow(ax, (5.88, 0.26), (0.86, 0.26), (0.86, slot - 0.18), color=edge("output"), line=2)
-    label(ax, 3.39, 0.4, "the chosen token joins the context (␣ is a space)", size=SMALL)
+
+def count_ends(branches):
+    """The number of paths through `branches`, as in `continuation_tree`."""
+    return sum(count_ends(more) or 1 for *_, more in branches)
+
+
+def continuation_tree(prompt, branches):
+    """Continuations of `prompt` as a tree, with lines as wide as tokens are probable.
+
+    `branches` are (piece, probability, branches), the most probable first, which are greedy's. At its end,
+    each path has the product of its probabilities.
+    """
+    pitch, wide, depth = 0.4, 1.39, 3
+    fig, ax = canvas(pitch * count_ends(branches) + 0.75)
+    top = ax.get_ylim()[1] - 0.75
+    start = 0.1 + text_width(prompt, size=SMALL) + 0.14
+    step = (WIDTH - 0.65 - start) / depth
+    label(ax, 0.1, top + 0.55, "Greedy takes the best step, not the best path", ha="left", size=11, bold=True)
+    box(ax, (0.1 + start) / 2, top, start - 0.1, 0.32, "text", prompt, strength=0.35, size=SMALL)
+    ends = []
+
+    def draw(branches, x, y, path, greedy):
+        below = y
+        for place, (piece, probability, more) in enumerate(branches):
+            best = greedy and place == 0
+            color = edge("output") if best else COLORS["dropout"]
+            left, total = x + step - wide, path * probability
+            line(ax, [x, left], [y, below], color=color, width=0.6 + 12 * probability, z=1 + best)
+            look = {"strength": 0.6, "line": 2.4} if best else {"strength": 0.12, "line": 1}
+            token_box(ax, left + wide / 2, below, wide, "output", piece, f"{probability:.2f}", **look)
+            if more:
+                draw(more, left + wide, below, total, best)
+            else:
+                ends.append((total, below))
+            below -= pitch * (count_ends(more) or 1)
+
+    draw(branches, start, top, 1.0, True)
+    right = {"x": WIDTH - 0.1, "ha": "right", "size": SMALL}
+    for total, y in ends:
+        label(ax, y=y, text=f"{total:.3f}", mono=True, bold=total == max(ends)[0], **right)
+    label(ax, y=top + 0.3, text="product", **right)
     return fig
 
 
