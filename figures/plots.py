@@ -206,9 +206,7 @@ def draw_attention(scores, weights, values, outputs, tokens, features):
         label_cells(ax, tokens, tokens if square else features)
     products = zip(weights[-1].tolist(), values[:, -1].tolist(), strict=True)
     total = " + ".join(f"{weight:.2f} · {value:.2f}" for weight, value in products)
-    line = (
-        f"framed: weights of {tokens[-1]} × {features[-1]} column of values:  {total} = {outputs[-1, -1]:.2f}"
-    )
+    line = f"framed: weights of {tokens[-1]} × {features[-1]} of values:  {total} = {outputs[-1, -1]:.2f}"
     fig.supxlabel(line, size=9.5, weight="bold")
     return fig
 
@@ -247,7 +245,7 @@ def draw_maps(maps, point, titles=None, untrained=0):
     """A figure of attention maps side by side, (T, T) each: row i shows where position i looks.
 
     The weights are rounded to tenths, so that every machine draws the same figure. Without `titles`, each map
-    is titled with its head and its strongest distance. The first `untrained` rows are gray up to the diagonal.
+    is titled with its head and its strongest distance. The first `untrained` rows are gray.
     """
     titles = titles or [f"head {h}\nmostly {steps_back(table)} back" for h, table in enumerate(maps)]
     fig, axes = plt.subplots(1, len(maps), figsize=(7.3, 7.3 / max(len(maps), 2.6) + 1.0), squeeze=False)
