@@ -239,22 +239,33 @@ def shortcuts():
 
 
 def transformer_block():
-    """The pre-norm transformer block with attribute names."""
+    """The pre-norm transformer block with attribute names: two sublayers beside the residual stream."""
     fig, ax = canvas(5.65)
-    x, dropout = 2.65, ("dropout", "Dropout", "drop_shortcut")
-    first = [("norm", "LayerNorm", "norm1"), ("attention", "MultiHeadAttention", "att"), dropout, PLUS]
-    second = [("norm", "LayerNorm", "norm2"), ("feed_forward", "FeedForward", "ff"), dropout, PLUS]
-    y = pre_norm_block(ax, x, 0.53, 0.35, 4.4, first + second, 2.9, 0.36, 0.2)
-    label(ax, 0.35, y[7] + 0.37, "TransformerBlock", ha="left", bold=True)
-    label(ax, x, 0.22, "(B, T, 768)", mono=True)
-    label(ax, x, y[7] + 0.55, "(B, T, 768)", mono=True)
-    norm, rest, skip = "a normalized copy", "in training only", "shortcut: adds what came in"
-    attention = "between tokens:\n12 heads of 64, causal"
-    feed_forward = "within each token:\n768 → 3072 → 768"
-    notes = [norm, attention, rest, skip, norm, feed_forward, rest, skip]
-    for height, note in zip(y, notes, strict=True):
-        leader(ax, x + RADIUS if note == skip else 4.1, 4.75, height)
-        label(ax, 4.75, height, note, ha="left", size=9.5)
+    stream, x, dropout = 0.95, 2.85, ("dropout", "Dropout", "drop_shortcut")
+    frame(ax, 0.35, 0.53, 4.4, 5.05, "block")
+    label(ax, 4.4, 5.22, "TransformerBlock", ha="right", bold=True)
+    low = 0.42
+    for bottom, norm, name, text, component, note in [
+        (0.7, "norm1", "att", "MultiHeadAttention", "attention", "between tokens:\n12 heads of 64, causal"),
+        (2.88, "norm2", "ff", "FeedForward", "feed_forward", "within each token:\n768 → 3072 → 768"),
+    ]:
+        parts = [("norm", "LayerNorm", norm), (component, text, name), dropout]
+        y = tower(ax, x, bottom + 0.28, parts, 2.7, 0.36, 0.2)
+        join = y[2] + 0.36
+        arrow(ax, (stream, bottom), (x, bottom), (x, bottom + 0.28))
+        arrow(ax, (x, y[2] + 0.18), (x, join), (stream + RADIUS, join))
+        plus(ax, stream, join)
+        line(ax, [stream, stream], [low, join - RADIUS], edge("shortcut"), 4)
+        low = join + RADIUS
+        for height, words in zip(y, ["a normalized copy", note, "in training only"], strict=True):
+            leader(ax, 4.2, 4.75, height)
+            label(ax, 4.75, height, words, ha="left", size=9.5)
+        leader(ax, x, 4.75, join)
+        label(ax, 4.75, join, "added to the stream", ha="left", size=9.5)
+    arrow(ax, (stream, low), (stream, 5.35), color=edge("shortcut"), line=4)
+    label(ax, stream - 0.3, 2.79, "residual stream", rotation=90, bold=True, color=edge("shortcut"))
+    label(ax, stream, 0.22, "(B, T, 768)", mono=True)
+    label(ax, stream, 5.5, "(B, T, 768)", mono=True)
     return fig
 
 
@@ -370,7 +381,7 @@ def multi_head_attention():
             label(ax, 4.0, entry, "qkv"[row], mono=True, size=SMALL)
     for number, component in enumerate(heads):
         y, times = 3.17 - 1.94 * number, (4.5, 2.61 - 1.94 * number)
-        frame(ax, 3.44, y - 0.86, 5.3, y + 1.02, component, strength=0.08, line=0.8)
+        frame(ax, 3.44, y - 0.86, 5.2, y + 1.02, component, strength=0.08, line=0.8)
         label(ax, 4.7, y + 0.86, f"head {number}", size=SMALL, bold=True)
         for start in (y + 0.56, y):
             arrow(ax, (4.08, start), (4.24, y + 0.28))
@@ -381,18 +392,18 @@ def multi_head_attention():
         label(ax, 4.7, y + 0.62, "weights", size=SMALL)
         arrow(ax, (4.5, y + 0.04), (4.5, times[1] + 0.1))
         label(ax, *times, "×", size=13)
-        across(ax, times[1], (4.08, 4.4), (4.6, 4.84))
-        tensor(4.86, times[1], component)
-        arrow(ax, (5.22, times[1]), (5.46, middle + 0.12 - 0.24 * number), color=edge(component), line=1.5)
-    tensor(5.48, middle, *heads)
-    label(ax, 5.84, middle + 0.4, "joined", size=SMALL)
-    box(ax, 6.39, middle, 0.1, 0.94, "block", strength=0.25)
-    across(ax, middle, (6.2, 6.34), (6.44, 6.5))
-    label(ax, 6.39, middle + 0.6, "out_proj", size=SMALL, mono=True)
+        across(ax, times[1], (4.08, 4.4), (4.6, 4.74))
+        tensor(4.76, times[1], component)
+        arrow(ax, (5.12, times[1]), (5.36, middle + 0.12 - 0.24 * number), color=edge(component), line=1.5)
+    tensor(5.38, middle, *heads)
+    label(ax, 5.74, middle + 0.4, "joined", size=SMALL)
+    box(ax, 6.29, middle, 0.1, 0.94, "block", strength=0.25)
+    across(ax, middle, (6.1, 6.24), (6.34, 6.52))
+    label(ax, 6.29, middle + 0.6, "out_proj", size=SMALL, mono=True)
     tensor(6.52, middle, "text", "text")
     label(ax, 6.88, middle - 0.4, "(T, D)", size=SMALL, mono=True)
-    notes = [(1.52, "project"), (2.56, "cut into heads"), (4.37, "attention in each head")]
-    for x, words in [*notes, (6.3, "join, project")]:
+    notes = [(1.52, "project"), (2.56, "cut into heads"), (4.32, "attention in each head")]
+    for x, words in [*notes, (6.25, "join, project")]:
         label(ax, x, 0.12, words, size=SMALL)
     return fig
 

@@ -123,8 +123,8 @@ def draw_attention(scores, weights, values, outputs, tokens, features):
         label_cells(ax, tokens, tokens if square else features)
     products = zip(weights[-1].tolist(), values[:, -1].tolist(), strict=True)
     total = " + ".join(f"{weight:.2f} · {value:.2f}" for weight, value in products)
-    line = f"{features[-1]} of {tokens[-1]}, framed:  {total} = {outputs[-1, -1]:.2f}"
-    fig.supxlabel(line, size=10, weight="bold")
+    line = f"framed: weights of {tokens[-1]} × {features[-1]} of values:  {total} = {outputs[-1, -1]:.2f}"
+    fig.supxlabel(line, size=9.5, weight="bold")
     return fig
 
 
@@ -171,7 +171,10 @@ def draw_maps(maps, point, titles=None, untrained=0):
     for ax, table, title in zip(axes[0], maps, titles, strict=True):
         T = len(table)
         mesh = ax.pcolormesh(table.round(decimals=1), edgecolors="#DDDDDD", linewidth=0.5, **tenths)
-        ax.add_patch(Rectangle((0, 0), T, untrained, facecolor="#CCCCCC", linewidth=0))
+        for row in range(untrained):
+            ax.add_patch(
+                Rectangle((0, row), row + 1, 1, facecolor="#BBBBBB", edgecolor="#DDDDDD", linewidth=0.5)
+            )
         ax.set_title(title, weight="normal")
         ax.set(xlabel="looks at position", aspect="equal")
         names = [t if T < 9 or t % 3 == 0 else "" for t in range(T)]

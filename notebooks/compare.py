@@ -170,6 +170,17 @@ def influence(model, x):
     return grid
 
 
+@torch.no_grad()
+def attention_weights(att, x):
+    """The weights that `att` computes on its way, for a picture: (B, T, d_in) -> (B, H, T, T)."""
+    q, k = (
+        project(x).unflatten(-1, (att.num_heads, att.head_dim)).transpose(1, 2)
+        for project in (att.W_query, att.W_key)
+    )
+    scores = q @ k.transpose(2, 3) / att.head_dim**0.5
+    return scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf")).softmax(-1)
+
+
 def kept_for_backward(module, *inputs):
     """How many bytes autograd keeps from the forward pass until the backward pass, besides the parameters."""
     parameters, kept = {p.data_ptr() for p in module.parameters()}, {}
