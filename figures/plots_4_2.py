@@ -32,7 +32,7 @@ def draw_before_and_after(without, with_norm):
         label = {"color": COLORS["norm"], "va": "center"}
         axes[1].text(1.02 * (len(stds) - 1), stds[-1].mean(), f"gain {gain:.1f}", **label)
     axes[0].text(9, 1.5, "gain 1.1", va="center")
-    axes[0].text(48, 0.43, "gain 1.0", ha="right", va="center")
+    axes[0].text(35, 0.425, "gain 1.0: ten stacks", ha="center", va="center")
     axes[0].text(8, 0.43, "gain 0.9", va="center")
     axes[0].set(title="Without the norm", xlabel="layer", ylabel="standard deviation")
     axes[1].set(title="With it: level, in all 30 stacks", xlabel="layer", xlim=(0, 49), ylim=(0.4, 1.6))
@@ -45,13 +45,14 @@ def draw_training(without, with_norm, gains):
     for i, (ax, gain) in enumerate(zip(axes, gains, strict=True)):
         ax.semilogy(without[:, :, i], "--", color=COLORS["ink"], linewidth=1.3)
         ax.semilogy(with_norm[:, :, i], color=COLORS["norm"])
-        ax.set(title=f"Gain {gain:g}", xlabel="step", xlim=(0, len(without)), ylim=(0.012, 1e6))
+        ax.set(title=f"Gain {gain:g}", xlabel="step", xlim=(0, len(without)), ylim=(0.03, 10))
     axes[0].set_ylabel("loss (logarithmic)")
-    axes[0].text(97, 4, "without", ha="right")
-    for ax in axes:
-        ax.text(97, 0.02, "with the norm", color=COLORS["norm"], weight="bold", ha="right")
-    axes[1].text(97, 8, "without: one lags,\ntwo end lowest", ha="right")
-    axes[2].text(97, 5e3, "without", ha="right")
+    axes[0].text(97, 2.6, "without", ha="right")
+    axes[1].text(97, 2.6, "without", ha="right")
+    first, last = (float(f"{without[step, :, 2].min():.1g}") for step in (0, -1))
+    axes[2].text(
+        50, 5, f"without: out of view,\nfrom over {first:,.0f}\nto over {last:.0f}", ha="center", va="center"
+    )
     fig.suptitle("With layer norm, all nine stacks learn", size=11, weight="bold")
     return fig
 
@@ -60,8 +61,8 @@ def draw_stream(stds):
     """A figure of the standard deviation of the residual stream after each part is added to it."""
     fig, ax = plt.subplots(figsize=(7.3, 2.7))
     ax.plot(range(len(stds)), range(1, len(stds) + 1), "--", color=COLORS["dropout"])
-    ax.plot(stds, color=COLORS["shortcut"], linewidth=4)
-    ax.plot([(1 + n) ** 0.5 for n in range(len(stds))], ":", color=COLORS["ink"])
+    ax.plot(stds, color=COLORS["shortcut"], linewidth=5)
+    ax.plot([(1 + n) ** 0.5 for n in range(len(stds))], ":", color="white", linewidth=2)
     ax.text(1.01 * (len(stds) - 1), len(stds), "if standard\ndeviations added", va="center")
     ax.text(1.01 * (len(stds) - 1), stds[-1], "the residual\nstream", color=COLORS["shortcut"], va="center")
     ax.text(0.55 * len(stds), 6.3, "dotted: the square root of 1 + n", ha="center")
