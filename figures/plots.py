@@ -158,9 +158,10 @@ def draw_bends(t, parts):
 def draw_influence(*grids, titles, tokens=None, note=None):
     """A figure with a square for each position (row) and token (column), filled where one moves the other.
 
-    `grids` are bool tensors (T, T), as `compare.influence` returns them, drawn side by side; `note` goes below.
+    `grids` are bool tensors (T, T), as `compare.influence` returns them, drawn side by side. The
+    `note` goes below them.
     """
-    fig, axes = plt.subplots(1, len(grids), figsize=(7.3, 3.4), squeeze=False)
+    fig, axes = plt.subplots(1, len(grids), figsize=(7.3, 3.7 if note else 3.4), squeeze=False)
     T = len(grids[0])
     tokens = tokens or [""] * T
     for ax, grid, title in zip(axes[0], grids, titles, strict=True):
@@ -359,22 +360,22 @@ def draw_starts(cases, guessing):
     """A figure of fresh models, {name: (loss, correlation without blocks, correlation)}: do they read?"""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.3, 3.0), sharey=True)
     ink, blue, red = COLORS["ink"], COLORS["norm"], COLORS["shortcut"]
-    for i, (loss, early, late) in enumerate(cases.values()):
+    for i, (loss, *correlations) in enumerate(cases.values()):
         left.semilogx(loss, i, "o", color=ink, markersize=8)
-        left.annotate(f"{loss:.1f}", (loss, i), (0, 9), textcoords="offset points", ha="center")
-        right.plot(early, i + 0.12, "s", color=blue, markersize=8, markerfacecolor="white")
-        right.plot(late, i - 0.12, "s", color=blue, markersize=8)
-        for value, y, high in ((early, i + 0.12, -17), (late, i - 0.12, 8)):
-            label = {"textcoords": "offset points", "ha": "center"}
-            right.annotate(f"{value:.2f}", (value, y), (0, high), **label)
+        left.annotate(f"{loss:.1f}", (loss, i), (9, -4), textcoords="offset points")
+        looks = ((0.16, "white", ", no blocks"), (-0.16, blue, ", 12 blocks"))
+        for value, (shift, fill, words) in zip(correlations, looks, strict=True):
+            right.plot(value, i + shift, "s", color=blue, markersize=8, markerfacecolor=fill)
+            side = {"ha": "right" if value > 0.9 else "left", "textcoords": "offset points"}
+            text = f"{value:.2f}" + words * (i == 0)
+            right.annotate(text, (value, i + shift), (-9 if value > 0.9 else 9, -4), **side)
     left.axvline(guessing, color=red, linestyle="--", linewidth=1.6, zorder=5)
     left.text(1.1 * guessing, -0.6, f"guessing: {guessing:.1f}", color=red, va="center")
-    left.set(title="Loss at step 0", xlim=(5, 1000), xticks=(10, 100, 1000), xticklabels=(10, 100, 1000))
+    left.set(title="Loss at step 0", xlim=(5, 1500), xticks=(10, 100, 1000), xticklabels=(10, 100, 1000))
     left.set(xlabel="cross-entropy (logarithmic)")
     left.minorticks_off()
     left.set(yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.3, -0.9))
-    right.set(title="Two texts, one answer?", xlim=(0, 1.08))
-    right.set(xlabel="correlation of their logits\n(white: before the blocks, blue: after them)")
+    right.set(title="Two texts, one answer?", xlim=(0, 1.08), xlabel="correlation of their logits")
     return fig
 
 
@@ -389,9 +390,8 @@ def draw_growth(without, with_factor):
             ax.plot(depth, values[depth], marker, color=color, markersize=7)
             ax.annotate(f"{values[depth]:.1f}", (depth, values[depth]), (0, 9), textcoords="offset points")
         ax.plot(stds, color=COLORS["norm"])
-        ax.text(depth, stds[-1] - 0.1, f"{depth} blocks", color=COLORS["norm"], ha="center", va="top")
     ax.text(12.2, 0.55, "with 1/√N", ha="right", color=COLORS["norm"], weight="bold")
-    ax.set(title="With 1/√N, stacks of 3, 6, and 12 blocks end on one level", xlim=(0, 12.6))
+    ax.set(title="With 1/√N, stacks of 3, 6, and 12 blocks end at the same level", xlim=(0, 12.6))
     ax.set(xlabel="blocks", ylabel="standard deviation of the stream", ylim=(0, 1.8))
     return fig
 
