@@ -339,8 +339,8 @@ def count_parameters(model):
 def tie_weights(model):
     """Make the output head of a GPTModel share the token embedding's tensor; its own weights are dropped.
 
-    A state dict doesn't say that its two tensors are one, so tie a model before you load a tied one into it
-    (with assign=True, after).
+    `load_state_dict` copies values name by name, so tie a model before you load a tied one into it. With
+    `assign=True`, which replaces its tensors, tie it afterwards.
     Source: Press and Wolf (2017), https://arxiv.org/abs/1608.05859.
     """
     head, embedding = model.out_head.weight, model.tok_emb.weight

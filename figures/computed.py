@@ -148,48 +148,48 @@ def key_value_cache(pieces):
     return fig
 
 
-def weight_tying(pieces, rows, vector, scores, token=0):
+def weight_tying(pieces, rows, vector, scores, token):
     """One matrix, used twice: row `token` goes in, and at the end the vector is compared with every row.
 
-    `rows` (n, k) are the first k features of the n tokens in `pieces`, `vector` (k,) those of the final
+    `rows` (n, k) are k of the features of the n tokens in `pieces`, `vector` (k,) those of the final
     vector, and `scores` the n logits, which are sums over all features.
     """
-    wide, high, top = 0.4, 0.34, 2.1
+    wide, high, top = 0.4, 0.34, 1.8
     n, k = rows.shape
-    fig, ax = canvas(3.3)
+    fig, ax = canvas(2.9)
     left, right = 0.95, 4.2
 
     def strip(x, y, features, line=0.8):
         """The features of one vector; red is positive, blue negative."""
         for i, value in enumerate(features.tolist()):
-            color = mix("white", COLORS["shortcut" if value > 0 else "norm"], min(abs(value), 2) / 4)
+            color = mix("white", COLORS["shortcut" if value > 0 else "norm"], min(abs(value), 3) / 5)
             style = {"facecolor": color, "edgecolor": COLORS["ink"]}
             rectangle(ax, x + i * wide, y - high / 2, wide, high, "text", line=line, **style)
-            label(ax, x + (i + 0.5) * wide, y, f"{value:.1f}", size=SMALL, mono=True)
+            label(ax, x + (i + 0.5) * wide, y, f"{round(value, 1) + 0.0:.1f}", size=SMALL, mono=True)
         label(ax, x + k * wide + 0.14, y, "…", size=SMALL)
 
     for x, name in ((left, "tok_emb.weight"), (right, "out_head.weight")):
-        label(ax, x + k * wide / 2, 3.08, name, mono=True, size=9.5)
+        label(ax, x + k * wide / 2, 2.73, name, mono=True, size=9.5)
         label(ax, x + k * wide / 2, top - high * (n - 0.3), "⋮", size=12)
         for i, row in enumerate(rows):
-            strip(x, top - high * i, row, line=2.2 if i == token else 0.8)
+            strip(x, top - high * i, row)
+        strip(x, top - high * token, rows[token], line=2.2)  # last, so that its frame is seen
     for i, (piece, score) in enumerate(zip(pieces, scores.tolist(), strict=True)):
         y = top - high * i
         label(ax, left - 0.12, y, shown(piece), ha="right", size=SMALL, bold=i == token)
         label(ax, 6.5, y, f"{score:.0f}", ha="right", mono=True, size=SMALL, bold=i == token)
         label(ax, 6.62, y, shown(piece), ha="left", size=SMALL, bold=i == token)
     end, start = left + k * wide + 0.3, top - high * token
-    box(ax, 3.35, start, 0.66, 1.1, "block", "add pos_emb,\n12 blocks,\nfinal norm", rotation=90, size=SMALL)
-    arrow(ax, (end, start), (3.02, start), line=1.6)
-    arrow(ax, (3.35, start + 0.55), (3.35, 2.72), (right, 2.72), line=1.6)
-    strip(right, 2.72, vector, line=2.2)
-    label(ax, 6.5, 2.72, "logit: h · row", size=SMALL)
-    label(ax, 3.75, 2.86, "h", mono=True)
+    box(ax, 3.5, start, 0.94, 0.66, "block", "+ position,\n12 blocks,\nfinal norm", size=SMALL)
+    arrow(ax, (end, start), (3.03, start), line=1.6)
+    arrow(ax, (3.5, start + 0.33), (3.5, 2.34), (right, 2.34), line=1.6)
+    strip(right, 2.34, vector, line=2.2)
+    label(ax, 3.85, 2.48, "h", mono=True)
+    label(ax, 6.1, 2.34, "logit = h · row,\n768 products", ha="left", size=SMALL)
     floor = top - high * (n + 0.35)
     line(ax, [left, left, right + k * wide, right + k * wide], [floor + 0.1, floor, floor, floor + 0.1])
-    label(
-        ax, (left + right + k * wide) / 2, floor - 0.17, "tied: one tensor, 50257 × 768", size=9.5, bold=True
-    )
+    middle = (left + right + k * wide) / 2
+    label(ax, middle, floor - 0.17, "tied: one tensor, 50257 × 768", size=9.5, bold=True)
     return fig
 
 

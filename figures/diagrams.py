@@ -302,8 +302,7 @@ def block_shapes():
 
 def gpt_model():
     """The full GPT model with attribute names, shapes and parameter counts."""
-    fig, ax = canvas(5.7)
-    ax.set_ylim(-0.3, 5.4)
+    fig, ax = canvas(5.4)
     x, left, width = 2.2, 4.6, 2.9
     embeddings(ax, x, 0.87, 0.5, (0.33, 0.33), 1.5)
     for center, name, attribute, source in [
@@ -328,23 +327,19 @@ def gpt_model():
         shape = "(B, T, 50257)" if start > 4.5 else "(B, T, 768)"
         label(ax, x + 0.12, (start + end) / 2, shape, mono=True, size=SMALL, ha="left")
     label(ax, x, 5.19, "logits", bold=True)
-    for height, start in [(0.87, 4.15), (y[0], 3.65), (y[1], 3.81), (y[2], 3.65), (y[3], 3.65)]:
+    for height, start in [(y[0], 3.65), (y[1], 3.81), (y[2], 3.65), (y[3], 3.65)]:
         leader(ax, start, left, height)
     for height, formula, count in [
-        (y[3] + 0.1, "768 × 50257", "38,597,376"),
-        (y[3] - 0.1, "or tied to tok_emb", "0"),
+        (y[3], "768 × 50257", "38,597,376"),
         (y[2], "2 × 768", "1,536"),
         (y[1], "12 × 7,085,568", "85,026,816"),
         (y[0], "none", "0"),
-        (0.87, "pos_emb: 1024 × 768", "786,432"),
-        (0.48, "tok_emb: 50257 × 768", "38,597,376"),
+        (0.98, "tok_emb: 50257 × 768", "38,597,376"),
+        (0.76, "pos_emb: 1024 × 768", "786,432"),
     ]:
         cost(ax, height, formula, count, left)
-    line(ax, [1.7, 1.7], [0.62, 0.48], color="#777777", width=0.9, style=(0, (1, 2)))
-    leader(ax, 1.65, left, 0.48)  # below the positional embedding
-    line(ax, [6.15, 7.12], [0.27, 0.27])
-    cost(ax, 0.1, "total, untied", "163,009,536", left, bold=True)
-    cost(ax, -0.12, "total, tied", "124,412,160", left, bold=True)
+    line(ax, [6.15, 7.12], [0.56, 0.56])
+    cost(ax, 0.38, "total", "163,009,536", left, bold=True)
     label(ax, 7.12, 5.19, "parameters", ha="right", bold=True)
     return fig
 

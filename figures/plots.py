@@ -68,14 +68,14 @@ def draw_sum(tokens, positions, names, column):
     return fig
 
 
-def draw_influence(*grids, titles, tokens=None, leaks=False, explain=False):
+def draw_influence(*grids, titles, tokens=None, leaks=False, explain=False, note=None):
     """A figure with a square for each position (row) and token (column), filled where one moves the other.
 
     `grids` are bool tensors (T, T), as `compare.influence` returns them, drawn side by side. With `leaks`,
     the squares in which a later token moves an earlier position are hatched. With `explain`, the squares of
-    the last grid, a goal, say what they must do.
+    the last grid, a goal, say what they must do. The `note` goes below them.
     """
-    fig, axes = plt.subplots(1, len(grids), figsize=(7.3, 3.4), squeeze=False)
+    fig, axes = plt.subplots(1, len(grids), figsize=(7.3, 3.7 if note else 3.4), squeeze=False)
     T = len(grids[0])
     tokens = tokens or [""] * T
     for ax, grid, title in zip(axes[0], grids, titles, strict=True):
@@ -89,6 +89,8 @@ def draw_influence(*grids, titles, tokens=None, leaks=False, explain=False):
     for i, j in torch.cartesian_prod(torch.arange(T), torch.arange(T)).tolist() if explain else ():
         word, color = ("fill", "white") if j <= i else ("stay\nempty", "black")
         ax.text(j + 0.5, i + 0.5, word if i != j else "", color=color, ha="center", va="center", size=9.5)
+    if note:
+        fig.supxlabel(note, fontsize=10)
     return fig
 
 
@@ -218,32 +220,41 @@ def label_cells(ax, rows, columns):
 
 
 def draw_starts(cases, guessing):
-    """A figure of fresh models, {name: (loss, correlation)}: what each loses, and whether it reads."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.3, 2.5), sharey=True)
-    for i, (loss, correlation) in enumerate(cases.values()):
-        left.semilogx(loss, i, "o", color=COLORS["ink"], markersize=8)
-        right.plot(correlation, i, "s", color=COLORS["norm"], markersize=8)
-        left.annotate(f"{loss:.0f}", (loss, i), (9, -4), textcoords="offset points")
-        right.annotate(
-            f"{correlation:.2f}", (correlation, i), (0, 8), textcoords="offset points", ha="center"
-        )
-    left.axvline(guessing, color=COLORS["shortcut"], linestyle="--", linewidth=1.2)
-    left.text(1.08 * guessing, -0.45, f"guessing: {guessing:.1f}", color=COLORS["shortcut"], va="center")
-    left.set(title="Loss at step 0", xlim=(5, 1000), xticks=(10, 100, 1000), xticklabels=(10, 100, 1000))
+    """A figure of fresh models, {name: (loss, correlation without blocks, correlation)}: do they read?"""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.3, 3.0), sharey=True)
+    ink, blue, red = COLORS["ink"], COLORS["norm"], COLORS["shortcut"]
+    for i, (loss, *correlations) in enumerate(cases.values()):
+        left.semilogx(loss, i, "o", color=ink, markersize=8)
+        left.annotate(f"{loss:.1f}", (loss, i), (9, -4), textcoords="offset points")
+        looks = ((0.16, "white", ", no blocks"), (-0.16, blue, ", 12 blocks"))
+        for value, (shift, fill, words) in zip(correlations, looks, strict=True):
+            right.plot(value, i + shift, "s", color=blue, markersize=8, markerfacecolor=fill)
+            side = {"ha": "right" if value > 0.9 else "left", "textcoords": "offset points"}
+            text = f"{value:.2f}" + words * (i == 0)
+            right.annotate(text, (value, i + shift), (-9 if value > 0.9 else 9, -4), **side)
+    left.axvline(guessing, color=red, linestyle="--", linewidth=1.6, zorder=5)
+    left.text(1.1 * guessing, -0.6, f"guessing: {guessing:.1f}", color=red, va="center")
+    left.set(title="Loss at step 0", xlim=(5, 1500), xticks=(10, 100, 1000), xticklabels=(10, 100, 1000))
+    left.set(xlabel="cross-entropy (logarithmic)")
     left.minorticks_off()
-    left.set(yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.5, -0.8))
+    left.set(yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.3, -0.9))
     right.set(title="Two texts, one answer?", xlim=(0, 1.08), xlabel="correlation of their logits")
     return fig
 
 
-def draw_growth(growth):
-    """A figure of the residual stream's standard deviation over the blocks, from {name: values}."""
-    fig, ax = plt.subplots(figsize=(7.3, 3.2))
-    looks = (("--", COLORS["shortcut"]), ("-", COLORS["norm"]))
-    for (name, stds), (style, color) in zip(growth.items(), looks, strict=True):
-        ax.plot(stds, style, marker="o", markersize=4, color=color)
-        ax.text(7, stds[7] + 0.1, f"{name}, up to {stds[-1]:.1f}", ha="right", color=color)
-    ax.set(title="With the factor, 24 layers together add about as much as one", xlim=(0, 12.3))
+def draw_growth(without, with_factor):
+    """A figure of the residual stream over the blocks: its standard deviations without the factor 1/√N, and
+    those with it in {depth: values}."""
+    fig, ax = plt.subplots(figsize=(7.3, 3.4))
+    ax.plot(without, "--", color=COLORS["shortcut"])
+    ax.text(7.6, without[8] + 0.03, "without the factor", ha="right", color=COLORS["shortcut"])
+    for (depth, stds), marker in zip(with_factor.items(), "osD", strict=True):
+        for values, color in ((without, COLORS["shortcut"]), (stds, COLORS["norm"])):
+            ax.plot(depth, values[depth], marker, color=color, markersize=7)
+            ax.annotate(f"{values[depth]:.1f}", (depth, values[depth]), (0, 9), textcoords="offset points")
+        ax.plot(stds, color=COLORS["norm"])
+    ax.text(12.2, 0.55, "with 1/√N", ha="right", color=COLORS["norm"], weight="bold")
+    ax.set(title="With 1/√N, stacks of 3, 6, and 12 blocks end at the same level", xlim=(0, 12.6))
     ax.set(xlabel="blocks", ylabel="standard deviation of the stream", ylim=(0, 1.8))
     return fig
 
@@ -268,7 +279,7 @@ def draw_memory(counts):
         ax.text(left + 0.2, i, f"{left:.1f} GB", va="center", weight="bold")
     ax.set(
         title="Training takes 16 bytes per parameter, four times the weights",
-        xlabel="GB (2³⁰ bytes), float32, without activations",
+        xlabel="GB (2³⁰ bytes): float32, untied, without activations",
     )
     ax.set(yticks=range(len(counts)), yticklabels=counts, ylim=(-0.5, len(counts) + 0.2), xlim=(0, 28))
     ax.grid(axis="y", visible=False)
