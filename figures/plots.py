@@ -44,7 +44,7 @@ def draw_tokens(*texts, tokenizer):
 
 
 def draw_sum(tokens, positions, names, first, column):
-    """A figure of the `first` features of token embeddings, positional embeddings, and their sum, (T, D) each.
+    """A figure of the first features of token embeddings, positional embeddings, and their sum, (T, D) each.
 
     The values of one column, a feature, are written into its cells, so that the sum can be checked.
     """
@@ -88,7 +88,7 @@ def draw_influence(*grids, titles, tokens=None, leaks=False, explain=False, read
         names = [f"{t} {shown(token)}".strip() for t, token in enumerate(tokens)]
         label_cells(ax, names, [name.replace(" ", "\n") for name in names])
     for i, j in torch.cartesian_prod(torch.arange(T), torch.arange(T)).tolist() if explain else ():
-        word = "filled\nalready" if i == j else "to fill" if j < i else "must stay\nempty"
+        word = "filled\nalready" if i == j else "to fill" if j < i else "stay\nempty"
         color = "white" if j <= i else "black"
         ax.text(j + 0.5, i + 0.5, word, color=color, ha="center", va="center", size=9)
     return fig
