@@ -52,11 +52,11 @@ def gpt2_tokenizer():
 GPT_CONFIG_124M = {
     "vocab_size": 50257,  # tokens: rows of the token embedding, logits at each position
     "context_length": 1024,  # most tokens in one text: rows of the positional embedding
-    "emb_dim": 768,  # features of each token (D)
-    "n_heads": 12,  # attention heads in each block (H)
+    "emb_dim": 768,  # features of each token
+    "n_heads": 12,  # attention heads in each block (4.5)
     "n_layers": 12,  # transformer blocks
     "drop_rate": 0.1,  # fraction of values that dropout zeroes in training
-    "qkv_bias": False,  # whether the query, key, and value layers in attention have a bias
+    "qkv_bias": False,  # whether three of the layers in attention have a bias (4.5)
 }
 
 GPT2_CONFIGS = {  # the four released sizes

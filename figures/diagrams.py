@@ -36,7 +36,7 @@ SECTIONS = {  # number: name, component whose color it takes, column and row on 
     "4.2": ("Layer norm", "norm", 1, 2),
     "4.3": ("GELU, feed-forward", "feed_forward", 1, 1),
     "4.4": ("Shortcuts", "shortcut", 1, 0),
-    "4.5": ("Transformer\nblock", "block", 2, 1),
+    "4.5": ("Attention,\ntransformer\nblock", "block", 2, 1),
     "4.6": ("GPT model", "embedding", 3, 1),
     "4.7": ("Generating\ntext", "output", 4, 1),
 }
@@ -47,8 +47,8 @@ BEYOND = {"beyond_1": "Released weights", "beyond_2": "Training", "beyond_3": "F
 def architecture():
     """The GPT architecture with shapes and, beside each part, the section that builds it."""
     fig, ax = canvas(7.17)
-    x, notes, dropout, norm = 2.6, 4.68, ("dropout", "Dropout"), ("norm", "Layer norm")
-    attention = ("attention", "Masked multi-head attention")
+    x, notes, dropout, norm = 2.6, 5.0, ("dropout", "Dropout"), ("norm", "Layer norm")
+    attention = ("attention", "Attention")
     feed_forward = ("feed_forward", "Feed-forward network")
     token_row(ax, x - 1.02, 0.52)
     grid(ax, x + 0.62, 0.42, 1, 4, (0.2, 0.2), "text", "0123")
@@ -62,7 +62,7 @@ def architecture():
     parts = [norm, attention, dropout, PLUS, norm, feed_forward, dropout, PLUS]
     y = pre_norm_block(ax, x, 2.24, 0.65, 4.45, parts, 2.3, 0.27, 0.13)
     label(ax, 0.33, (y[0] + y[7]) / 2, "12 ×", size=12, bold=True)
-    parts = [("norm", "Final layer norm"), ("output", "Output head")]
+    parts = [("norm", "Final norm"), ("output", "Output head")]
     head = tower(ax, x, y[7] + 0.42, parts, 2.3, 0.27, 0.2)
     top = head[1] + 0.37
     arrow(ax, (x, head[1] + 0.135), (x, top))
@@ -71,24 +71,22 @@ def architecture():
     for low, high in between:
         label(ax, x + 0.12, (low + high) / 2, "(4, 768)", ha="left", size=SMALL, mono=True)
     label(ax, x + 0.12, head[1] + 0.25, "(4, 50257)", ha="left", size=SMALL, mono=True)
+    label(ax, notes + 0.26, top + 0.12, "built in", size=SMALL)
+    label(ax, 3.8, 1.925, "only in training", ha="left", size=SMALL)
     for height, start, section, component, text in [
-        (1.1, 4.55, "4.1", "embedding", "embeddings"),
-        (1.925, 3.75, "", "dropout", "only in training"),
-        (y[0], 3.75, "4.2", "norm", "layer norm"),
-        (y[1], 3.75, "4.5", "attention", "attention"),
-        (y[2], 3.75, "", "dropout", "only in training"),
+        (1.1, 4.55, "4.1", "embedding", ""),
+        (y[0], 3.75, "4.2", "norm", ""),
+        (y[1], 3.75, "4.5", "attention", ""),
         (y[3], x + RADIUS, "4.4", "shortcut", "shortcut"),
-        (y[4], 3.75, "4.2", "norm", "layer norm"),
-        (y[5], 3.75, "4.3", "feed_forward", "feed-forward, GELU"),
-        (y[6], 3.75, "", "dropout", "only in training"),
+        (y[4], 3.75, "4.2", "norm", ""),
+        (y[5], 3.75, "4.3", "feed_forward", ""),
         (y[7], x + RADIUS, "4.4", "shortcut", "shortcut"),
-        (head[0], 3.75, "4.2", "norm", "layer norm"),
-        (head[1], 3.75, "4.1", "output", "output head"),
+        (head[0], 3.75, "4.2", "norm", ""),
+        (head[1], 3.75, "4.1", "output", ""),
     ]:
         leader(ax, start, notes, height)
-        if section:
-            box(ax, notes + 0.26, height, 0.46, 0.25, component, section, bold=True, size=9.5)
-        label(ax, notes + (0.58 if section else 0.05), height, text, ha="left", size=9.5)
+        box(ax, notes + 0.26, height, 0.46, 0.25, component, section, bold=True, size=9.5)
+        label(ax, notes + 0.58, height, text, ha="left", size=SMALL)
     for x, low, high, section, component, text in [
         (6.72, y[0] - 0.3, y[7] + 0.2, "4.5", "block", "the block"),
         (7.08, 0.96, head[1] + 0.14, "4.6", "text", "the whole model"),
@@ -101,32 +99,33 @@ def architecture():
 
 def text_to_logits():
     """The example batch on its way from text to logits, with the shape at each step."""
-    fig, ax = canvas(3.0)
-    y = 1.72
-    for row, text in enumerate(("Every effort\nmoves you", "Every day\nholds a")):
-        label(ax, 0.53, y + 0.52 - 0.72 * row, f"text {row}", size=SMALL, bold=True)
-        label(ax, 0.53, y + 0.26 - 0.72 * row, text, size=SMALL)
+    fig, ax = canvas(3.75)
+    middle, cell = 2.0, (0.165, 0.24)
     ids = [6109, 3626, 6100, 345, 6109, 1110, 6622, 257]
-    grid(ax, 1.6, y - 0.46, 2, 4, (0.35, 0.46), "text", [str(i) for i in ids])
-    for text, shift, z in [(1, 0.2, 2.5), (0, 0, 3)]:
-        for x, columns, component in [(3.68, 4, "embedding"), (5.3, 10, "output")]:
+    grid(ax, 1.6, middle - 0.46, 2, 4, (0.35, 0.46), "text", [str(i) for i in ids])
+    for x, text in [(1.27, "tokenizer"), (3.3, "embeddings"), (5.33, "blocks, norm, head")]:
+        box(ax, x, middle, 0.3, 2.46, "ink", text, strength=0.08, rotation=90, size=9.5)
+    for number, tokens in enumerate(("Every ␣effort ␣moves ␣you", "Every ␣day ␣holds ␣a")):
+        words, sheet = tokens.replace("␣", "").split(), middle + 0.7 - 1.4 * number
+        y = middle + 0.23 - 0.46 * number  # of the ids
+        label(ax, 0.53, sheet + 0.26, f"text {number}", size=SMALL, bold=True)
+        label(ax, 0.53, sheet - 0.08, f"{' '.join(words[:2])}\n{' '.join(words[2:])}", size=SMALL)
+        for row, token in enumerate(tokens.split()):
+            label(ax, 4.25, sheet + (1.5 - row) * cell[1], token, ha="right", size=SMALL)
+        for x, columns, component in [(4.3, 4, "embedding"), (5.68, 9, "output")]:
             row = ["…" if column == columns - 2 else "" for column in range(columns)]
-            values = row * 4 if text == 0 else ()
-            grid(ax, x + shift, y - 0.5 + shift, 4, columns, (0.165, 0.2), component, values, z=z)
-            place = (x, y - 0.63, "left") if text == 0 else (x + columns * 0.165 + shift, y + 0.62, "right")
-            label(ax, *place[:2], f"text {text}", ha=place[2], size=SMALL)
-    for x, text in [(1.27, "tokenizer"), (3.3, "embeddings"), (4.9, "blocks, norm, head")]:
-        box(ax, x, y, 0.3, 1.5, "ink", text, strength=0.08, rotation=90, size=9.5)
-    across(ax, y, (0.98, 1.12), (1.42, 1.6), (3.0, 3.15), (3.45, 3.68), (4.55, 4.75), (5.05, 5.3))
+            grid(ax, x, sheet - 2 * cell[1], 4, columns, cell, component, row * 4)
+        across(ax, sheet, (0.98, 1.12), (3.45, 3.67), (4.99, 5.18), (5.48, 5.66))
+        across(ax, y, (1.42, 1.6), (3.0, 3.15))
     for x, title, shape, note in [
         (0.53, "texts", "", ""),
         (2.3, "token ids", "(2, 4)", "two texts\nof four tokens"),
-        (4.11, "vectors", "(2, 4, 768)", "768 features\nfor each token"),
-        (6.22, "logits", "(2, 4, 50257)", "50,257 scores at each position\n(drawn far too narrow)"),
+        (4.3, "vectors", "(2, 4, 768)", "768 features\nfor each token"),
+        (6.3, "logits", "(2, 4, 50257)", "50,257 scores for each token\n(drawn far too narrow)"),
     ]:
-        label(ax, x, 2.82, title, bold=True)
-        label(ax, x, 0.68, shape, mono=True)
-        label(ax, x, 0.3, note, size=SMALL)
+        label(ax, x, 3.55, title, bold=True)
+        label(ax, x, 0.57, shape, mono=True)
+        label(ax, x, 0.22, note, size=SMALL)
     return fig
 
 

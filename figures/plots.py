@@ -43,12 +43,13 @@ def draw_tokens(*texts, tokenizer):
     return fig
 
 
-def draw_sum(tokens, positions, names, column):
-    """A figure of token embeddings, positional embeddings, and their sum, (T, D) each, on one color scale.
+def draw_sum(tokens, positions, names, first, column):
+    """A figure of the first features of token embeddings, positional embeddings, and their sum, (T, D) each.
 
     The values of one column, a feature, are written into its cells, so that the sum can be checked.
     """
     (T, D), names = tokens.shape, [shown(name) for name in names]
+    tokens, positions = tokens[:, :first], positions[:, :first]
     fig, axes = plt.subplots(3, 1, figsize=(7.3, 4.4), sharex=True)
     panels = (
         (tokens, "Which token: tok_emb", names),
@@ -58,22 +59,22 @@ def draw_sum(tokens, positions, names, column):
     for ax, (table, title, rows) in zip(axes, panels, strict=True):
         colors = ax.pcolormesh(table, cmap="RdBu_r", vmin=-3.5, vmax=3.5, edgecolors="white", linewidth=0.8)
         ax.set_title(title, loc="left")
-        label_cells(ax, rows, range(D))
+        label_cells(ax, rows, range(first))
         for t, value in enumerate(table[:, column].tolist()):
             ax.text(column + 0.5, t + 0.5, f"{value:.2f}", ha="center", va="center", size=9)
         outline = {"fill": False, "edgecolor": COLORS["ink"], "zorder": 3, "clip_on": False}
         ax.add_patch(Rectangle((column, 0), 1, T, **outline))
-    axes[2].set_xlabel("feature")
+    axes[2].set_xlabel(f"feature (the first {first} of {D})")
     fig.colorbar(colors, ax=axes, aspect=40, label="value of the feature")
     return fig
 
 
-def draw_influence(*grids, titles, tokens=None, leaks=False, explain=False, note=None):
+def draw_influence(*grids, titles, tokens=None, leaks=False, explain=False, read="output", note=None):
     """A figure with a square for each position (row) and token (column), filled where one moves the other.
 
     `grids` are bool tensors (T, T), as `compare.influence` returns them, drawn side by side. With `leaks`,
     the squares in which a later token moves an earlier position are hatched. With `explain`, the squares of
-    the last grid, a goal, say what they must do. The `note` goes below them.
+    the last grid, a goal, say what they must do. `read` names what is read at each position; `note` goes below.
     """
     fig, axes = plt.subplots(1, len(grids), figsize=(7.3, 3.7 if note else 3.4), squeeze=False)
     T = len(grids[0])
@@ -83,12 +84,13 @@ def draw_influence(*grids, titles, tokens=None, leaks=False, explain=False, note
         for i, j in grid.triu(1).nonzero().tolist() if leaks else ():
             leak = {"facecolor": COLORS["shortcut"], "edgecolor": "white", "hatch": "///"}
             ax.add_patch(Rectangle((j, i), 1, 1, linewidth=0, **leak))
-        ax.set(title=title, xlabel="change this token", ylabel="output at this position", aspect="equal")
+        ax.set(title=title, xlabel="change this token", ylabel=f"{read} at this position", aspect="equal")
         names = [f"{t} {shown(token)}".strip() for t, token in enumerate(tokens)]
         label_cells(ax, names, [name.replace(" ", "\n") for name in names])
     for i, j in torch.cartesian_prod(torch.arange(T), torch.arange(T)).tolist() if explain else ():
-        word, color = ("fill", "white") if j <= i else ("stay\nempty", "black")
-        ax.text(j + 0.5, i + 0.5, word if i != j else "", color=color, ha="center", va="center", size=9.5)
+        word = "filled\nalready" if i == j else "to fill" if j < i else "stay\nempty"
+        color = "white" if j <= i else "black"
+        ax.text(j + 0.5, i + 0.5, word, color=color, ha="center", va="center", size=9)
     if note:
         fig.supxlabel(note, fontsize=10)
     return fig

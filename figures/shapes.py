@@ -218,7 +218,7 @@ def token_box(ax, x, y, width, component, piece, token_id, **look):
 def stop(ax, x, y, width, height, component, text, lit=False, done=False):
     """A stop on the course map: lit where the reader is, ticked when done, otherwise dashed and pale."""
     if lit:
-        look = {"strength": 0.6, "line": 3, "bold": True}
+        component, look = "ink", {"strength": 0.85, "bold": True, "color": "white"}
     elif done:
         look = {"strength": 0.25, "line": 1}
         tick(ax, x + width / 2 - 0.14, y + height / 2 - 0.13)
