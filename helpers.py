@@ -384,8 +384,8 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
 def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """The distribution of the next token: softmax(logits / temperature), cut to top_k and top_p.
 
-    Top-k, then temperature, then top-p. Logits equal to the k-th best all stay. Half becomes float32.
-    Shape: (B, V) -> (B, V).
+    Top-k, then temperature, then top-p. Logits equal to the k-th best all stay.
+    Half-precision logits are converted to float32. Shape: (B, V) -> (B, V).
     Source: https://arxiv.org/abs/1805.04833, section 5.4 (top-k); https://arxiv.org/abs/1904.09751 (top-p).
     """
     check_sampling(temperature, top_k, top_p)

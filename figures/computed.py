@@ -9,7 +9,6 @@ from figures.shapes import (
     box,
     canvas,
     edge,
-    fit,
     frame,
     label,
     line,
@@ -21,15 +20,15 @@ from figures.shapes import (
 )
 
 
-def generation_step(context_pieces, context_ids, candidates):
+def generation_step(context_pieces, context_ids, candidates, blind):
     """One step of greedy generation: context, logits of its last position, probabilities, the chosen token.
 
     `candidates` are (piece, token id, rank, logit, probability) by rank, the best of which has rank 1. Where
-    ranks are left out, there is a gap.
+    ranks are left out, there is a gap. `blind` is the probability of every token in a blind guess.
     """
     context = list(zip(context_pieces, context_ids, strict=True))
     context = [("…", ""), *context[-5:]] if len(context) > 6 else context
-    pitch, gap, wide, depth, depths = 0.38, 0.2, 1.34, 0.0, []
+    pitch, gap, wide, depth, depths = 0.38, 0.2, 1.28, 0.0, []
     for before, candidate in zip([None, *candidates], candidates, strict=False):
         depth += gap if before and candidate[2] > before[2] + 1 else 0
         depths.append(depth + pitch / 2)
@@ -47,22 +46,33 @@ def generation_step(context_pieces, context_ids, candidates):
 
     slot = panel(0.1, 1.6, pitch * len(context), "context") - 0.24
     panel(2.4, 4.95, depth, "logits of the last position,\nby rank")
-    floor = panel(5.55, 7.2, depth, "probabilities,\nin thousandths")
+    floor = panel(5.55, 7.2, depth, "probabilities")
     for place, (piece, token_id) in enumerate(context):
         y = middle + pitch * ((len(context) - 1) / 2 - place)
         token_box(ax, 0.85, y, wide, "text", piece, token_id, strength=0.35)
     for place, (piece, token_id, rank, logit, probability) in enumerate(candidates):
         y = middle + depth / 2 - depths[place]
         if place and depths[place] > depths[place - 1] + pitch + gap / 2:
-            for x in (2.8, 3.67, 5.75):
+            for x in (2.87, 3.71, 6.1):
                 label(ax, x, y + (pitch + gap) / 2, "⋮", size=11)
         look = {"strength": 0.2, "line": 1} if place else {"strength": 0.6, "line": 2.4}
-        label(ax, 2.93, y, f"{rank:,}", ha="right", mono=True, size=SMALL)
-        token_box(ax, 3.67, y, wide, "output", piece, token_id, **look)
+        ordinal = f"≈{round(rank, -2):,}" if rank > 100 else str(rank)
+        label(ax, 3.0, y, ordinal, ha="right", mono=True, size=SMALL)
+        token_box(ax, 3.71, y, wide, "output", piece, token_id, **look)
         label(ax, 4.88, y, f"{logit:.2f}", ha="right", mono=True, size=SMALL)
-        length = 0.95 * probability / largest
+        length = 0.8 * probability / largest
         rectangle(ax, 5.65, y - 0.11, length, 0.22, "output", **look)
-        label(ax, 5.71 + length, y, f"{1000 * probability:.3f}", ha="left", mono=True, size=SMALL)
+        label(ax, 5.71 + length, y, f"{probability:.6f}", ha="left", mono=True, size=SMALL)
+    guess = 5.65 + 0.8 * blind / largest
+    line(
+        ax,
+        [guess, guess],
+        [floor - 0.06, floor + depth + 0.06],
+        color=edge("shortcut"),
+        style=(0, (4, 2.5)),
+        z=5,
+    )
+    label(ax, 6.28, floor - 0.16, f"blind guess: {blind:.6f}", ha="right", size=SMALL, color=edge("shortcut"))
     across(ax, middle, (1.6, 1.73), (2.27, 2.4), (4.95, 5.12), (5.38, 5.55))
     box(ax, 2.0, middle, 0.54, 1.1, "ink", "GPT\nmodel", strength=0.08, bold=True, size=9.5)
     box(ax, 5.25, middle, 0.26, 0.9, "ink", "softmax", strength=0.08, rotation=90, size=9.5)
@@ -79,14 +89,23 @@ def count_ends(branches):
     return sum(count_ends(more) or 1 for *_, more in branches)
 
 
-def continuation_tree(prompt, branches):
+def best_path(branches):
+    """The most probable path through `branches`, as in `continuation_tree`: its probability and turns."""
+    ends = []
+    for place, (_, probability, more) in enumerate(branches):
+        rest, turns = best_path(more) if more else (1.0, [])
+        ends.append((probability * rest, [place, *turns]))
+    return max(ends)
+
+
+def continuation_tree(prompt, branches, rarest):
     """Continuations of `prompt` as a tree, with lines as wide as tokens are probable.
 
-    `branches` are (piece, probability, branches), the most probable first, which are greedy's. At its end,
-    each path has the product of its probabilities.
+    `branches` are (piece, probability, branches), the most probable first, which are greedy's; paths below
+    the probability `rarest` are left out. At its end, each path has the product of its probabilities.
     """
     pitch, wide, depth = 0.4, 1.39, 3
-    fig, ax = canvas(pitch * count_ends(branches) + 0.75)
+    fig, ax = canvas(pitch * count_ends(branches) + 1.0)
     top = ax.get_ylim()[1] - 0.75
     start = 0.1 + text_width(prompt, size=SMALL) + 0.14
     step = (WIDTH - 0.65 - start) / depth
@@ -94,26 +113,38 @@ def continuation_tree(prompt, branches):
     box(ax, (0.1 + start) / 2, top, start - 0.1, 0.32, "text", prompt, strength=0.35, size=SMALL)
     ends = []
 
-    def draw(branches, x, y, path, greedy):
+    def draw(branches, x, y, path, greedy, turns):
+        """Draw `branches` from (x, y), while on greedy's path or with the `turns` left on the best one."""
         below = y
         for place, (piece, probability, more) in enumerate(branches):
-            best = greedy and place == 0
-            color = edge("output") if best else COLORS["dropout"]
+            first, best = greedy and place == 0, turns[:1] == [place]
+            component = "output" if first else "shortcut" if best else "text"
+            color = edge(component) if first or best else COLORS["dropout"]
             left, total = x + step - wide, path * probability
-            line(ax, [x, left], [y, below], color=color, width=0.6 + 12 * probability, z=1 + best)
-            look = {"strength": 0.6, "line": 2.4} if best else {"strength": 0.12, "line": 1}
-            token_box(ax, left + wide / 2, below, wide, "output", piece, f"{probability:.2f}", **look)
+            style = (0, (1.2, 0.6)) if component == "shortcut" else "-"
+            width = 0.6 + 12 * probability
+            line(ax, [x, left], [y, below], color=color, width=width, style=style, z=1 + (first or best))
+            look = {"strength": 0.6, "line": 2.4} if first else {"strength": 0.2, "line": 1}
+            look |= {"strength": 0.3, "line": 2, "dashed": True} if component == "shortcut" else {}
+            token_box(ax, left + wide / 2, below, wide, component, piece, f"{probability:.2f}", **look)
             if more:
-                draw(more, left + wide, below, total, best)
+                draw(more, left + wide, below, total, first, turns[1:] if best else [])
             else:
                 ends.append((total, below))
             below -= pitch * (count_ends(more) or 1)
 
-    draw(branches, start, top, 1.0, True)
+    draw(branches, start, top, 1.0, True, best_path(branches)[1])
     right = {"x": WIDTH - 0.1, "ha": "right", "size": SMALL}
     for total, y in ends:
         label(ax, y=y, text=f"{total:.3f}", mono=True, bold=total == max(ends)[0], **right)
     label(ax, y=top + 0.3, text="product", **right)
+    notes = [("output", False, "greedy's path"), ("shortcut", True, "most probable path")]
+    for place, (component, dashed, name) in enumerate(notes):
+        y = top - 0.5 - 0.3 * place
+        box(ax, 0.25, y, 0.3, 0.18, component, strength=0.6 - 0.3 * dashed, line=2, dashed=dashed)
+        label(ax, 0.5, y, name, ha="left", size=SMALL)
+    left_out = f"Left out: tokens beyond the best three of a step, and paths with a product below {rarest}."
+    label(ax, 0.1, 0.15, left_out, ha="left", size=SMALL)
     return fig
 
 
@@ -190,35 +221,4 @@ def weight_tying(pieces, rows, vector, scores, token):
     line(ax, [left, left, right + k * wide, right + k * wide], [floor + 0.1, floor, floor, floor + 0.1])
     middle = (left + right + k * wide) / 2
     label(ax, middle, floor - 0.17, "tied: one tensor, 50257 × 768", size=9.5, bold=True)
-    return fig
-
-
-def generation_loop(steps, first=1):
-    """Generation iteration by iteration: `steps` are (context pieces, new piece), numbered from `first`."""
-    start = len(steps[0][0])
-    fitted = fit([*steps[0][0], *(new for _, new in steps)], start, WIDTH - 0.12 - 0.75)
-    if fitted is None:  # too many tokens for one picture: show the later steps
-        return generation_loop(steps[1:], first + 1)
-    skip, names, widths, places = fitted
-    pitch, high, top = 0.52, 0.32, 0.52 * len(steps) + 0.42
-    fig, ax = canvas(top + 0.25)
-    for x, component, strength, name in [(0.9, "text", 0.35, "context"), (2.0, "output", 0.6, "new token")]:
-        box(ax, x, top, 0.3, 0.22, component, strength=strength)
-        label(ax, x + 0.24, top, name, ha="left", size=SMALL)
-    arrow(ax, (3.35, top + 0.11), (3.35, top - 0.11), color=edge("output"), line=2)
-    label(ax, 3.5, top, "joins the context of the next step", ha="left", size=SMALL)
-    label(ax, 7.15, top, "␣ is a space", ha="right", size=SMALL)
-    for row, (context, _) in enumerate(steps):
-        y = top - pitch * (row + 1) + 0.02
-        newest = start + row
-        label(ax, 0.12, y, f"step {first + row}", ha="left", size=SMALL)
-        for place in range(max(skip, newest - len(context)), newest + 1):
-            fresh = place == newest
-            name = "…" if place == skip > newest - len(context) else names[place]
-            look = {"strength": 0.6, "line": 2} if fresh else {"strength": 0.35, "line": 1}
-            component = "output" if fresh else "text"
-            box(ax, places[place] + 0.75, y, widths[place], high, component, name, size=SMALL, **look)
-        if row + 1 < len(steps):
-            x = places[newest] + 0.75
-            arrow(ax, (x, y - high / 2), (x, y - pitch + high / 2), color=edge("output"), line=2)
     return fig

@@ -251,21 +251,3 @@ def shown(piece, width=None, size=SMALL):
     while width and len(visible) > 1 and text_width(visible, size=size) > width:
         visible = visible.rstrip("…")[:-1] + "…"
     return visible
-
-
-def fit(pieces, prompt, room):
-    """How many tokens of the prompt to drop, and the names, widths and centers of `pieces` in one row.
-
-    If any are dropped, an ellipsis takes the place of the first one that stays. None if nothing fits.
-    """
-    for limit in (1.2, 0.8, 0.5):
-        names = [shown(piece, limit) for piece in pieces]
-        widths = [max(0.26, text_width(name, size=SMALL) + 0.14) for name in names]
-        for skip in range(max(1, prompt)):
-            used, places = 0.0, []
-            for place, width in enumerate(widths):
-                places.append(used + width / 2)
-                used += width + 0.06 if place >= skip else 0
-            if used <= room + 0.06:
-                return skip, names, widths, places
-    return None
