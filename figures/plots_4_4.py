@@ -1,6 +1,7 @@
 """The plots of 4.4, drawn from what its cells compute."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from figures.drawing import COLORS
@@ -49,22 +50,21 @@ def draw_depths(curves):
 
 
 def draw_four(curves):
-    """A figure of the training losses (steps, starts) of the four kinds, and of plain networks of 4 layers."""
+    """A figure of the training losses (steps, starts) of the four kinds and of "plain, 4 layers"."""
     fig, ax = plt.subplots(figsize=(7.3, 3.8))
-    low, top, ends = 0.03, 2, []
+    low, top, ends, starts = 0.025, 2, [], []
     for name, losses in curves.items():
         kind, *shallow = name.split(", ")
         style = NETWORKS[kind] | (SHALLOW if shallow else {})
         middle = draw_range(ax, losses.T, style)
         ends.append(middle[-1].log10().item())
         if middle[0] > top:
-            note = f"starts at {losses[0].min():,.0f} to {losses[0].max():,.0f}"
-            above = (middle > top).sum().item()
-            ax.text(above + 8, 0.88 * top, note, color=style["color"], va="center")
+            starts.append(f"{name} at {losses[0].min():,.0f} to {losses[0].max():,.0f}")
     for name, height in zip(curves, spread(ends, 0.1), strict=True):
         color = NETWORKS[name.split(", ")[0]]["color"]
         ax.text(1.01 * len(losses), 10**height, name, color=color, va="center")
-    ax.text(5, 1.15 * low, "lines: median of three starts · bands: their range", fontsize=9)
+    notes = "lines: median of three starts · bands: their range\nabove the axis: "
+    ax.text(5, 1.1 * low, notes + ", ".join(starts) + " at step 0", fontsize=9)
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, len(losses)), yscale="log", ylim=(low, top))
     ticks = [0.05, 0.1, 0.2, 0.5, 1, 2]
     ax.set_yticks(ticks, [str(tick) for tick in ticks])
@@ -88,19 +88,20 @@ def draw_gradients(plain, shortcuts):
 
 def draw_ellipses(matrices, title):
     """A figure of what each matrix (2, 2), by name, makes of a circle; small ellipses are enlarged."""
-    fig, axes = plt.subplots(1, len(matrices), figsize=(7.3, 2.5))
+    fig, axes = plt.subplots(1, len(matrices), figsize=(7.3, 2.9))
     angle = torch.linspace(0, 2 * torch.pi, 121)
     circle = torch.stack([angle.cos(), angle.sin()])
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         U, s, _ = torch.linalg.svd(matrix)
-        U = U * U[0].sign()  # a singular vector has no sign of its own
+        U = U * torch.where(U[0] < 0, -1, 1)  # a singular vector has no sign of its own
         zoom = max(1, round(1 / s[0].item()))
         ax.plot(*(zoom * matrix @ circle), color=COLORS["ink"], linewidth=1.5)
         for axis, color in zip((U * s).T, (COLORS["shortcut"], COLORS["norm"]), strict=True):
             ax.plot(*zip((0, 0), zoom * axis, strict=True), color=color, linewidth=3)
-        ax.set_title(name + (f"\n(enlarged {zoom} times)" if zoom > 1 else "\n"), fontsize=9, weight="normal")
+        ax.set_title(name + (f"\nenlarged {zoom} times" if zoom > 1 else "\n"), fontsize=10, weight="normal")
         ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
-        ax.set_xlabel("half-axes\n" + " and ".join(f"{value:#.2g}" for value in s.tolist()))
+        lengths = [np.format_float_positional(v, 2, fractional=False, trim="-") for v in s.tolist()]
+        ax.set_xlabel("half-axes\n" + " and ".join(lengths))
         ax.spines[:].set_visible(False)
     fig.suptitle(title, weight="bold", fontsize=11)
     return fig
@@ -140,7 +141,7 @@ def draw_directions(stretch):
         if kind == "norm only" and clear < 16:
             note = "beyond: too close to 0\nto tell from rounding errors"
             ax.text(clear - 0.7, middle[-1], note, color=NETWORKS[kind]["color"], fontsize=9, va="center")
-    ax.text(15.4, 1e-20, "hollow: lost, below 1/1000 of the network's largest", fontsize=9, ha="right")
+    ax.text(15.4, 3e3, "hollow: lost, below 1/1000 of the network's largest", fontsize=9, ha="right")
     ax.set(yscale="log", xlabel="direction, from the most to the least stretched")
     ax.set(ylabel="factor by which the\ndirection is stretched", ylim=(1e-21, 1e5), xticks=range(16))
     ax.set_title("The norm keeps the scale, the shortcut keeps the directions")

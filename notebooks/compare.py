@@ -85,7 +85,7 @@ def randomize(module, seed=123):
 
 
 def train_side_by_side(networks, inputs, targets, steps=400, eps=1e-8):
-    """Train each of some networks of one kind with Adam, on all examples; return the losses (steps, networks).
+    """Train networks of one kind with Adam, on all examples; return their losses (steps, networks).
 
     The networks learn independently, but all at once: vmap runs them as one. Each gradient is rounded to the
     8 bits of bfloat16, so that the losses are the same on every processor. Processors round the last bits
