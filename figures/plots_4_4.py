@@ -59,12 +59,12 @@ def draw_four(curves):
         middle = draw_range(ax, losses.T, style)
         ends.append(middle[-1].log10().item())
         if middle[0] > top:
-            starts.append(f"{name} at {losses[0].min():,.0f} to {losses[0].max():,.0f}")
+            starts.append(f"{name}, {losses[0].min():,.0f} to {losses[0].max():,.0f}")
     for name, height in zip(curves, spread(ends, 0.1), strict=True):
         color = NETWORKS[name.split(", ")[0]]["color"]
         ax.text(1.01 * len(losses), 10**height, name, color=color, va="center")
-    notes = "lines: median of three starts · bands: their range\nabove the axis: "
-    ax.text(5, 1.1 * low, notes + ", ".join(starts) + " at step 0", fontsize=9)
+    notes = "lines: median of three starts · bands: their range\nabove the plot at step 0: "
+    ax.text(5, 1.1 * low, notes + "; ".join(starts), fontsize=9)
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, len(losses)), yscale="log", ylim=(low, top))
     ticks = [0.05, 0.1, 0.2, 0.5, 1, 2]
     ax.set_yticks(ticks, [str(tick) for tick in ticks])
