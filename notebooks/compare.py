@@ -5,6 +5,7 @@
     # Same function: output, and gradients of the input and 16 parameters.
 
 Both functions use the same parameters, so the gradients of ours and theirs can be compared one by one.
+Further down, networks are compared in training, and by what influences what.
 """
 
 import torch
@@ -83,13 +84,30 @@ def randomize(module, seed=123):
     return module.eval()
 
 
-def round_gradients(parameters):
-    """Round each gradient to the 8 bits of bfloat16: a training then gives the same curve on every processor.
+def train_side_by_side(networks, inputs, targets, steps=400, eps=1e-8):
+    """Train networks of one kind with Adam, on all examples; return their losses (steps, networks).
 
-    Processors round the last bits differently, and a training over hundreds of steps can amplify that.
+    The networks learn independently, but all at once: vmap runs them as one. Each gradient is rounded to the
+    8 bits of bfloat16, so that the losses are the same on every processor. Processors round the last bits
+    differently, and a training over hundreds of steps can amplify that.
     """
-    for p in parameters:
-        p.grad = p.grad.bfloat16().to(p.dtype)
+    parameters, _ = torch.func.stack_module_state(networks)  # each (networks, ...)
+    optimizer = torch.optim.Adam(parameters.values(), lr=3e-3, eps=eps, foreach=True)
+
+    def loss(parameters):
+        outputs = torch.func.functional_call(networks[0], parameters, inputs)
+        return nn.functional.mse_loss(outputs, targets)
+
+    history = []
+    for _ in range(steps):
+        losses = torch.func.vmap(loss)(parameters)  # (networks,)
+        optimizer.zero_grad()
+        losses.sum().backward()
+        for p in parameters.values():
+            p.grad = p.grad.bfloat16().to(p.dtype)
+        optimizer.step()
+        history.append(losses.detach())
+    return torch.stack(history)
 
 
 def multihead_attention(att):

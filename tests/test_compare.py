@@ -332,3 +332,27 @@ def test_what_is_kept_for_the_backward_pass_is_counted_once_and_without_paramete
     )  # the last layer's input is tanh's output
     with torch.no_grad(), pytest.raises(AssertionError):
         compare.kept_for_backward(layer, x)
+
+
+# Trainings
+
+
+def test_networks_trained_side_by_side_learn_as_they_would_alone():
+    def network(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)).double()
+
+    x, y = torch.randn(2, 6, 3, dtype=torch.float64, generator=GENERATOR)
+    together = compare.train_side_by_side([network(0), network(1)], x, y[:, :2], steps=20)
+    for seed in (0, 1):
+        alone, losses = network(seed), []
+        optimizer = torch.optim.Adam(alone.parameters(), lr=3e-3)
+        for _ in range(20):
+            loss = F.mse_loss(alone(x), y[:, :2])
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        expected = torch.tensor(losses, dtype=torch.float64)  # without rounding its gradients
+        torch.testing.assert_close(together[:, seed], expected, rtol=1e-3, atol=0)
+    assert (together[-1] < together[0]).all()
