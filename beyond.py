@@ -161,6 +161,21 @@ def open_safetensors(path):
         raise ValueError(f"{path} is {what}; download_gpt2() fetches the right file") from error
 
 
+def why_no_download(error):
+    """What an error of Hugging Face's client means, and what to do about it."""
+    from huggingface_hub import errors, is_offline_mode  # only here
+
+    cause = error.__cause__ or error
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if is_offline_mode():
+        return "offline mode is on, and the file isn't in the cache; unset HF_HUB_OFFLINE and restart"
+    if status:
+        return f"the server answers {status}; a firewall may block it, or HF_ENDPOINT may be wrong"
+    if isinstance(cause, errors.FileMetadataError):
+        return "the answer isn't from Hugging Face; a login page or a proxy may be in the way"
+    return f"{str(cause).splitlines()[0].rstrip('.')}; check your connection and try again"
+
+
 def download_gpt2(name="gpt2-small"):
     """The path of GPT-2's released weights, downloaded unless they are in Hugging Face's cache.
 
@@ -184,21 +199,6 @@ def download_gpt2(name="gpt2-small"):
         path.resolve().unlink()  # else it would stay in the cache
         raise
     return path
-
-
-def why_no_download(error):
-    """What an error of Hugging Face's client means, and what to do about it."""
-    from huggingface_hub import errors, is_offline_mode  # only here
-
-    cause = error.__cause__ or error
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if is_offline_mode():
-        return "offline mode is on, and the file isn't in the cache; unset HF_HUB_OFFLINE and restart"
-    if status:
-        return f"the server answers {status}; a firewall may block it, or HF_ENDPOINT may be wrong"
-    if isinstance(cause, errors.FileMetadataError):
-        return "the answer isn't from Hugging Face; a login page or a proxy may be in the way"
-    return f"{str(cause).splitlines()[0].rstrip('.')}; check your connection and try again"
 
 # ---- Beyond 3: Fast generation (notebooks/beyond_3_fast_generation.ipynb) ----------------------------------
 import torch

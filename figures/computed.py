@@ -10,6 +10,7 @@ from figures.shapes import (
     canvas,
     edge,
     frame,
+    grid,
     label,
     line,
     mix,
@@ -221,4 +222,64 @@ def weight_tying(pieces, rows, vector, scores, token):
     line(ax, [left, left, right + k * wide, right + k * wide], [floor + 0.1, floor, floor, floor + 0.1])
     middle = (left + right + k * wide) / 2
     label(ax, middle, floor - 0.17, "tied: one tensor, 50257 × 768", size=9.5, bold=True)
+    return fig
+
+
+OURS = {  # layers of a released file, from the last one up: our names, component
+    "wte": ("tok_emb, out_head", "embedding"),
+    "wpe": ("pos_emb", "embedding"),
+    "h.0.ln_1": ("norm1", "norm"),
+    "h.0.attn.c_attn": ("att.W_query, att.W_key, att.W_value", "attention"),
+    "h.0.attn.c_proj": ("att.out_proj", "attention"),
+    "h.0.ln_2": ("norm2", "norm"),
+    "h.0.mlp.c_fc": ("ff.layers[0]", "feed_forward"),
+    "h.0.mlp.c_proj": ("ff.layers[2]", "feed_forward"),
+    "ln_f": ("final_norm", "norm"),
+}
+
+
+def checkpoint(shapes):
+    """How a released file becomes our model: a row for each layer outside the blocks and in block 0.
+
+    `shapes` maps the names of the file's tensors to their shapes.
+    """
+    pitch, high = 0.42, 0.32
+    fig, ax = canvas(pitch * len(OURS) + 0.45)
+    top = ax.get_ylim()[1] - 0.6
+    for x, title in ((0.22, "in the file"), (4.1, "in our model")):
+        label(ax, x, top + 0.36, title, ha="left", bold=True)
+    frame(ax, 0.08, top - 7 * pitch - 0.21, 7.22, top - 2 * pitch + 0.21, "block", strength=0.2)
+    label(ax, 7.1, top - 2 * pitch, "trf_blocks[0]", ha="right", size=SMALL, mono=True)
+    for row, (name, (ours, component)) in enumerate(OURS.items()):
+        y, shape = top - pitch * row, shapes[f"{name}.weight"]
+        size = " × ".join(f"{n:,}" for n in shape)
+        box(ax, 1.5, y, 2.56, high, "text", name, size, size=SMALL, strength=0.35)
+        step = "cut in 3, transpose" if "c_attn" in name else "transpose" if ".c_" in name else "copy"
+        arrow(ax, (2.78, y - 0.05), (4.1, y - 0.05), color=edge(component))
+        label(ax, 3.42, y + 0.09, step, size=SMALL)
+        wide = 3.0 if "c_attn" in name else 1.6
+        box(ax, 4.1 + wide / 2, y, wide, high, component, ours, size=SMALL, mono=True)
+    return fig
+
+
+def three_from_one(c_attn, pieces):
+    """One c_attn, (D, 3D), and the three weights (D, D) that are cut out of it and transposed."""
+    fig, ax = canvas(3.2)
+    cell, D, colors = (0.46, 0.4), len(c_attn), ("output", "block", "feed_forward")
+
+    def matrix(x, y, values, component):
+        values = [f"{value:g}" for value in values.flatten().tolist()]
+        grid(ax, x, y, D, D, cell, component, values, strength=0.45)
+
+    wide, high = D * cell[0], D * cell[1]
+    for place, (name, piece) in enumerate(pieces.items()):
+        component, y = colors[place], 2.4 - 0.95 * place - high / 2
+        columns = c_attn[:, place * D : (place + 1) * D]
+        matrix(0.62 + place * wide, 1.45 - high / 2, columns, component)
+        arrow(ax, (0.62 + 3 * wide + 0.08, 1.45), (4.55, y + high / 2), color=edge(component))
+        matrix(4.6, y, piece, component)
+        label(ax, 4.75 + wide, y + high / 2, name, ha="left", size=SMALL, mono=True)
+    label(ax, 0.62 + 1.5 * wide, 1.45 + high / 2 + 0.2, "h.0.attn.c_attn.weight", size=SMALL, mono=True)
+    label(ax, 0.62 + 1.5 * wide, 1.45 - high / 2 - 0.2, "a column for each output", size=SMALL)
+    label(ax, 4.6 + wide / 2, 3.0, "a row for each output", size=SMALL)
     return fig

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import alterations
+import answers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -136,6 +137,15 @@ def test_half_precision_is_read_into_float32(dtype, tmp_path):
     path = saved(theirs, tmp_path)
     assert load_file(path)["transformer.wte.weight"].dtype == dtype
     assert_same_logits(loaded(SMALL, path), theirs.float(), 12)
+
+
+def test_hugging_face_reads_what_a_reader_writes(tmp_path):
+    """What the solution of exercise beyond 1.4 says: its checkpoint is one of Hugging Face's, too."""
+    theirs = reference(SMALL)
+    ours = loaded(SMALL, saved(theirs, tmp_path))  # tied, all parameters random
+    save_file(answers.RIGHT["checkpoint"][0](ours), tmp_path / "model.safetensors")
+    reread = GPT2LMHeadModel.from_pretrained(tmp_path).eval()  # by the configuration that stands there
+    assert_same_logits(ours, reread, 12)
 
 
 # What may differ between files

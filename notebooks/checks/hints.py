@@ -208,6 +208,27 @@ HINTS = {
         "with keepdim=True.",
     ),
     # ---- Beyond the chapter
+    "beyond 1.1": (
+        "Which layers does the figure show inside a block? Which ones outside?",
+        "Six layers in each block, and each has a weight and a bias. The embeddings have no bias.",
+        "12 tensors in each of the 48 blocks, and four outside: two embeddings, and two for the final norm.",
+    ),
+    "beyond 1.2": (
+        "First cut c_attn into queries, keys, and values. Then cut each of the three into heads.",
+        "c_attn.chunk(3, dim=1) gives the three. Each has D columns, and head 0 has the first Dh of them.",
+        "From each of the three, take [:, head * Dh : (head + 1) * Dh], with Dh = D // n_heads.",
+    ),
+    "beyond 1.3": (
+        "Compute the vector that the answer should be close to. Then compare it with every row.",
+        "torch.cosine_similarity(embedding, target[None], dim=-1) has one value for each token.",
+        "Set the similarities of a, b, and c to -2, which no cosine reaches, and take the argmax.",
+    ),
+    "beyond 1.4": (
+        "Read `fill` backward: where it cuts and transposes, you join and transpose.",
+        "Each layer of the model gives its parameters in order, the weight first: layer.parameters().",
+        "torch.cat([att.W_query.weight, att.W_key.weight, att.W_value.weight]).t().contiguous() is "
+        "c_attn's weight; its bias is joined the same way.",
+    ),
     "beyond 3.1": (
         "How many numbers does a single token leave behind, in a single block?",
         "A key and a value of 1,600 numbers each. Multiply by the blocks, the tokens, and the texts.",
