@@ -6,17 +6,9 @@ from matplotlib.patches import Rectangle
 
 from figures.drawing import COLORS
 from figures.influence import draw_influence, label_cells
-from figures.shapes import box, canvas, label, shown
+from figures.shapes import box, canvas, label, visible
 
 PER_ROW = 56  # monospaced characters that fit into the width of a figure
-
-
-def visible(token):
-    """A token's bytes as a figure can show them: beyond the Latin letters, as byte values."""
-    text = token.decode("utf-8", "backslashreplace")
-    if max(text) > "\u024f":
-        text = "".join(chr(byte) if byte < 128 else f"\\x{byte:02x}" for byte in token)
-    return shown(text)
 
 
 def draw_tokens(*texts, tokenizer):

@@ -251,3 +251,11 @@ def shown(piece, width=None, size=SMALL):
     while width and len(visible) > 1 and text_width(visible, size=size) > width:
         visible = visible.rstrip("…")[:-1] + "…"
     return visible
+
+
+def visible(token):
+    """A token's bytes as a figure can show them: beyond the Latin letters, as byte values."""
+    text = token.decode("utf-8", "backslashreplace")
+    if max(text) > "\u024f":
+        text = "".join(chr(byte) if byte < 128 else f"\\x{byte:02x}" for byte in token)
+    return shown(text)

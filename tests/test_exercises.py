@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def test_the_larger_sizes_are_those_in_the_solution(namespaces, capsys):
 def test_a_whole_notebook_on_your_own_parts():
     """What 4.6 says: the solutions of 4.2 to 4.5 in a new cell, `use` in the next, and the same outputs."""
     path, (task, *_) = ALL["4.6.1"]
-    recipe, use = FENCE.findall(task.source)
+    recipe, use = map(textwrap.dedent, FENCE.findall(task.source))
     use = use.replace(")", ", MultiHeadAttention=MyMultiHeadAttention, TransformerBlock=MyTransformerBlock)")
     for number in ("4.2.3", "4.3.3", "4.3.4", "4.5.4", "4.5.5"):
         recipe += "\n\n" + FENCE.search(ALL[number][1][3].source)[1]
