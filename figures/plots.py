@@ -5,7 +5,7 @@ import torch
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from figures.drawing import COLORS
-from figures.shapes import MONO, canvas, shown, tint
+from figures.shapes import MONO, SMALL, arrow, box, canvas, label, shown, tint
 
 CHIPS = ("output", "block", "feed_forward", "embedding", "attention")  # the same token, the same color
 PER_ROW = 56  # monospaced characters that fit into the width of a figure
@@ -254,4 +254,20 @@ def draw_geometry(cloud, centered, scaled):
         ax.set_box_aspect((1, 1, 1), zoom=1.15)
         ax.view_init(elev=10, azim=-27)  # 20 degrees above the plane
     axes[0].text(*(3.2 * equal).tolist(), "all features equal", ha="right", va="bottom", size=9)
+    return fig
+
+
+def draw_window(pieces):
+    """All tokens but the last as inputs, and below each one its target: the token that comes next."""
+    fig, ax = canvas(1.75)
+    width = 1.18
+    for y, name, row, component in (
+        (1.3, "inputs", pieces[:-1], "text"),
+        (0.4, "targets", pieces[1:], "output"),
+    ):
+        label(ax, 0.15, y, name, ha="left", bold=True)
+        for i, piece in enumerate(row):
+            box(ax, 1.55 + i * (width + 0.08), y, width, 0.42, component, shown(piece), size=SMALL)
+    for i in range(len(pieces) - 1):
+        arrow(ax, (1.55 + i * (width + 0.08), 1.07), (1.55 + i * (width + 0.08), 0.63))
     return fig
