@@ -251,7 +251,7 @@ def learning_rate(step, steps, peak, warmup):
 
 @torch.no_grad()
 def mean_loss(model, data, batch_size=32):
-    """The loss of `model` on a TextDataset, each token counted once; leaves the model in eval mode."""
+    """The loss of `model` on a TextDataset, in windows side by side; leaves the model in eval mode."""
     windows = [data[i] for i in range(0, len(data), data.length)]
     losses = [batch_loss(model.eval(), *batch) * len(batch[0]) for batch in DataLoader(windows, batch_size)]
     return sum(losses).item() / len(windows)
