@@ -200,6 +200,99 @@ def download_gpt2(name="gpt2-small"):
         raise
     return path
 
+# ---- Beyond 2: Training (notebooks/beyond_2_training.ipynb) ------------------------------------------------
+import math
+import os
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, default_collate
+from tqdm.auto import tqdm
+
+from helpers import check_sizes
+
+
+class TextDataset(Dataset):
+    """Every window of `length` tokens in `ids`; its targets are the same window, one token later.
+
+    Item i -> two tensors of shape (length,). Windows i and i + 1 overlap.
+    """
+
+    def __init__(self, ids, length):
+        if not 0 < length < len(ids):
+            raise ValueError(f"length must be from 1 to {len(ids) - 1}, got {length}")
+        self.ids, self.length = ids, length
+
+    def __len__(self):
+        return len(self.ids) - self.length
+
+    def __getitem__(self, i):
+        i = range(len(self))[i]  # an IndexError where there is no window
+        return self.ids[i : i + self.length], self.ids[i + 1 : i + self.length + 1]
+
+
+def batch_loss(model, inputs, targets):
+    """Mean cross-entropy of `model` on a batch, in nats per token."""
+    device = next(model.parameters()).device
+    logits = model(inputs.to(device))  # (B, T, V)
+    return F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
+
+
+def learning_rate(step, steps, peak, warmup):
+    """The rate at `step`: linear warm-up to `peak`, then half a cosine down to a tenth of it.
+
+    Source: Brown and others (2020), https://arxiv.org/abs/2005.14165, appendix B, like train's settings.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)  # 0 to 1
+    return peak * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def mean_loss(model, data, batch_size=32):
+    """The loss of `model` on a TextDataset, in windows side by side; leaves the model in eval mode."""
+    windows = [data[i] for i in range(0, len(data), data.length)]
+    losses = [batch_loss(model.eval(), *batch) * len(batch[0]) for batch in DataLoader(windows, batch_size)]
+    return sum(losses).item() / len(windows)
+
+
+def train(model, data, val_data, steps, batch_size=8, lr=4e-3, warmup=50, every=100, path=None,
+          watch=lambda step: None):  # fmt: skip
+    """Train `model` for `steps` steps on random windows of `data`; leaves it in eval mode.
+
+    Before step 0, 100, … (`every`), and at the end, it saves a checkpoint to `path`, measures the loss on
+    `val_data`, and calls `watch(step)`. If there is a checkpoint at `path`, it continues from there, exactly.
+    Returns the loss of each step, and a dict of the validation losses by step.
+    """
+    check_sizes(steps=steps, batch_size=batch_size, every=every)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1)
+    losses, val_losses = [], {}
+    if path and os.path.exists(path):
+        weights, averages, losses, val_losses, random_state = torch.load(path)
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(averages)
+        torch.set_rng_state(random_state)
+    for step in tqdm(range(len(losses), steps + 1), initial=len(losses), total=steps):
+        if step % every == 0 or step == steps:
+            if path:
+                state = model.state_dict(), optimizer.state_dict(), losses, val_losses, torch.get_rng_state()
+                torch.save(state, f"{path}.partial")
+                os.replace(f"{path}.partial", path)  # in one step, so that `path` is always whole
+            val_losses[step] = mean_loss(model, val_data)
+            watch(step)
+        if step == steps:
+            return losses, val_losses
+        batch = default_collate([data[i] for i in torch.randint(len(data), (batch_size,))])
+        loss = batch_loss(model.train(), *batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0, error_if_nonfinite=True)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, lr, warmup)
+        optimizer.step()
+        losses.append(loss.item())
+
 # ---- Beyond 3: Fast generation (notebooks/beyond_3_fast_generation.ipynb) ----------------------------------
 import torch
 from torch import nn

@@ -283,3 +283,19 @@ def three_from_one(c_attn, pieces):
     label(ax, 0.62 + 1.5 * wide, 1.45 - high / 2 - 0.2, "a column for each output", size=SMALL)
     label(ax, 4.6 + wide / 2, 3.0, "a row for each output", size=SMALL)
     return fig
+
+
+def training_window(pieces):
+    """All tokens but the last as inputs, and below each one its target: the token that comes next."""
+    fig, ax = canvas(1.75)
+    width = 1.18
+    for y, name, row, component in (
+        (1.3, "inputs", pieces[:-1], "text"),
+        (0.4, "targets", pieces[1:], "output"),
+    ):
+        label(ax, 0.15, y, name, ha="left", bold=True)
+        for i, piece in enumerate(row):
+            box(ax, 1.55 + i * (width + 0.08), y, width, 0.42, component, shown(piece), size=SMALL)
+    for i in range(len(pieces) - 1):
+        arrow(ax, (1.55 + i * (width + 0.08), 1.07), (1.55 + i * (width + 0.08), 0.63))
+    return fig

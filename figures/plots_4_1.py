@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 
 from figures.drawing import COLORS
 from figures.influence import draw_influence, label_cells
-from figures.shapes import box, canvas, label, visible
+from figures.shapes import box, canvas, label, shown, visible
 
 PER_ROW = 56  # monospaced characters that fit into the width of a figure
 

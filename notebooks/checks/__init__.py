@@ -31,4 +31,5 @@ from .section_4_5 import (
 from .section_4_6 import gpt_model, grow_vocabulary, model_size, part_counts, separate_dropout, why_124m
 from .section_4_7 import greedy, min_p, stop_token, tokens_processed, top_k, what_eval_changes
 from .section_beyond_1 import analogy, checkpoint, one_head, tensors_in_file
+from .section_beyond_2 import accumulate, bits_per_character, the_leak, trapezoid
 from .section_beyond_3 import cache_memory

@@ -229,6 +229,24 @@ HINTS = {
         "torch.cat([att.W_query.weight, att.W_key.weight, att.W_value.weight]).t().contiguous() is "
         "c_attn's weight; its bias is joined the same way.",
     ),
+    "beyond 2.1": (
+        "How many nats does the model spend on each character?",
+        "3.2 / 4 nats. One bit is ln 2 = 0.693 nats, so there are more bits than nats.",
+    ),
+    "beyond 2.2": (
+        "For each way: how many of the held-out tokens were in a window that the model trained on?",
+        "Windows i and i + 1 share nearly all their tokens. What if only one of them is held out?",
+    ),
+    "beyond 2.3": (
+        "Sketch the three pieces as lines over all steps. Which of the three holds at each step?",
+        "The lines are (step + 1) / warmup, 1, and (steps - step) / decay, each times peak.",
+        "The lowest of the three counts: min(...).",
+    ),
+    "beyond 2.4": (
+        "By which number must the sum of all tokens' losses be divided? You know it before the first part.",
+        "cross_entropy(..., reduction='sum') gives the sum over a part's tokens.",
+        "For each part: loss = sum of the part / number of all tokens; loss.backward(); add up loss.item().",
+    ),
     "beyond 3.1": (
         "How many numbers does a single token leave behind, in a single block?",
         "A key and a value of 1,600 numbers each. Multiply by the blocks, the tokens, and the texts.",

@@ -16,6 +16,7 @@ from . import (
     section_4_6,
     section_4_7,
     section_beyond_1,
+    section_beyond_2,
     section_beyond_3,
 )
 
@@ -30,6 +31,7 @@ SECTIONS = [
     section_4_6,
     section_4_7,
     section_beyond_1,
+    section_beyond_2,
     section_beyond_3,
 ]
 RIGHT = {name: right for section in SECTIONS for name, right in section.RIGHT.items()}
