@@ -30,7 +30,7 @@ from notebooks.isolation import isolate  # noqa: E402
 isolate()
 
 from playwright.sync_api import sync_playwright  # noqa: E402
-from support import NOTEBOOKS, copy_course  # noqa: E402
+from support import LINKED, NOTEBOOKS, copy_course  # noqa: E402
 
 WIDTHS = (1400, 900)
 SECONDS = 300  # for all cells of one notebook
@@ -179,7 +179,7 @@ def main():
     chosen = [path.name for path in NOTEBOOKS if path.name.startswith(tuple(arguments.names or [""]))]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        course = copy_course(Path(folder), "README.md")
+        course = copy_course(Path(folder), *LINKED)
         with jupyterlab(course, arguments.dark) as address:
             path = chromium(playwright) or sys.exit("No Chromium here. Run: playwright install chromium")
             browser = playwright.chromium.launch(executable_path=path)

@@ -45,6 +45,9 @@ def read_notebook(path):
     return tidy(notebook)
 
 
+LINKED = ("README.md", "CONTRIBUTING.md", "tests")  # the notebooks link to them
+
+
 def copy_course(folder, *more):
     """Copy what a notebook needs, and `more` files and folders of the repository, to `folder`."""
     for name in ("notebooks", "figures", "conftest.py", "pyproject.toml", "helpers.py", "beyond.py", *more):

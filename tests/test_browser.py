@@ -3,7 +3,7 @@
 import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from support import NOTEBOOKS, copy_course
+from support import LINKED, NOTEBOOKS, copy_course
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -42,7 +42,7 @@ BAD = {
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A browser, and the address of a JupyterLab that serves a copy of the course."""
-    course = copy_course(tmp_path_factory.mktemp("course"), "README.md")
+    course = copy_course(tmp_path_factory.mktemp("course"), *LINKED)
     for name, cells in ("good", GOOD), ("bad", BAD.values()):
         write(new_notebook(cells=list(cells), metadata=KERNEL), course / "notebooks" / f"{name}.ipynb")
     with playwright.sync_playwright() as driver:

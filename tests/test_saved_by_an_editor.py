@@ -5,7 +5,7 @@ import sys
 
 import nbformat
 import pytest
-from support import copy_course
+from support import LINKED, copy_course
 
 NAME = "4.1_llm_architecture.ipynb"
 # As JupyterLab 4.6 writes them, with a kernel that has a name of its own, and the state of the sliders
@@ -33,7 +33,7 @@ CELL = {
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    folder = copy_course(tmp_path_factory.mktemp("course"), "tests", "README.md")
+    folder = copy_course(tmp_path_factory.mktemp("course"), *LINKED)
     for path in folder.glob("notebooks/*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         notebook.metadata.update(NOTEBOOK)
