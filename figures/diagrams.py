@@ -40,13 +40,13 @@ SECTIONS = {  # number: name, component whose color it takes, column and row on 
     "4.6": ("GPT model", "embedding", 3, 1),
     "4.7": ("Generating\ntext", "output", 4, 1),
 }
-# In any order, after 4.7; there is room for five.
+# In any order, after 4.7; there is room for four.
 BEYOND = {"beyond_1": "Released weights", "beyond_2": "Training", "beyond_3": "Fast generation"}
 
 
 def architecture():
     """The GPT architecture with shapes and, beside each part, the section that builds it."""
-    fig, ax = canvas(7.17)
+    fig, ax = canvas(7.45)
     x, notes, dropout, norm = 2.6, 5.0, ("dropout", "Dropout"), ("norm", "Layer norm")
     attention = ("attention", "Attention")
     feed_forward = ("feed_forward", "Feed-forward network")
@@ -60,7 +60,7 @@ def architecture():
     arrow(ax, (x, 1.53), (x, 1.79))
     box(ax, x, 1.925, 2.3, 0.27, *dropout)
     parts = [norm, attention, dropout, PLUS, norm, feed_forward, dropout, PLUS]
-    y = pre_norm_block(ax, x, 2.24, 0.65, 4.45, parts, 2.3, 0.27, 0.13)
+    y = pre_norm_block(ax, x, 2.24, 0.65, 4.85, parts, 2.3, 0.27, 0.17)
     label(ax, 0.33, (y[0] + y[7]) / 2, "12 ×", size=12, bold=True)
     parts = [("norm", "Final norm"), ("output", "Output head")]
     head = tower(ax, x, y[7] + 0.42, parts, 2.3, 0.27, 0.2)
@@ -68,11 +68,13 @@ def architecture():
     arrow(ax, (x, head[1] + 0.135), (x, top))
     label(ax, x, top + 0.12, "logits: at each position, 50,257 scores", size=SMALL)
     between = [(1.53, 1.79), (2.06, 2.24), (y[7] + 0.22, y[7] + 0.42), (head[0] + 0.135, head[1] - 0.135)]
-    for low, high in between:
+    inside = [(y[part] + 0.135, y[part] + 0.305) for part in (1, 5)] + [(y[3] + RADIUS, y[4] - 0.135)]
+    for low, high in between + inside:
         label(ax, x + 0.12, (low + high) / 2, "(4, 768)", ha="left", size=SMALL, mono=True)
     label(ax, x + 0.12, head[1] + 0.25, "(4, 50257)", ha="left", size=SMALL, mono=True)
     label(ax, notes + 0.26, top + 0.12, "built in", size=SMALL)
-    label(ax, 3.8, 1.925, "only in training", ha="left", size=SMALL)
+    for height in (1.925, y[2], y[6]):
+        label(ax, 3.8, height, "only in training", ha="left", size=SMALL)
     for height, start, section, component, text in [
         (1.1, 4.55, "4.1", "embedding", ""),
         (y[0], 3.75, "4.2", "norm", ""),
@@ -144,10 +146,11 @@ def course_map(current):
     across(ax, middle, (1.24, 1.545), (3.295, 3.58), (4.68, 4.95), (5.85, 6.105))
     arrow(ax, (6.63, middle - 0.39), (6.63, 0.64))
     frame(ax, 0.08, 0.06, WIDTH - 0.08, 0.64, "text", strength=0.18, line=0.8)
-    label(ax, 6.5, 0.86, "beyond the chapter, in any order", ha="right", size=SMALL)
-    width = (WIDTH - 0.24) / len(BEYOND) - 0.1
+    label(ax, 0.2, 0.35, "Beyond the chapter,\nin any order", ha="left", size=SMALL)
+    left = 1.5  # of the stops
+    width = (WIDTH - 0.12 - left) / len(BEYOND) - 0.1
     for place, (notebook, name) in enumerate(BEYOND.items()):
-        x, text = 0.12 + (width + 0.1) * (place + 0.5), notebook.replace("_", " ") + f"\n{name}"
+        x, text = left + (width + 0.1) * (place + 0.5), notebook.replace("_", " ") + f"\n{name}"
         stop(ax, x, 0.35, width, 0.44, "text", text, lit=notebook == current)
     return fig
 
