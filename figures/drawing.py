@@ -78,7 +78,7 @@ def show(fig, name):
     if not same:
         print(f"Your picture, which differs from the stored figures/{name}.svg:")
     elif not in_a_copy:
-        print(f"Drawn from the numbers above: figures/{name}.svg, shown below.")
+        print(f"Picture: figures/{name}.svg, shown below.")
     if in_a_copy or not same:
         display(fig)
     plt.close(fig)
