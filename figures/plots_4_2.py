@@ -35,7 +35,9 @@ def draw_before_and_after(without, with_norm):
     axes[0].text(35, 0.425, "gain 1.0: ten stacks", ha="center", va="center")
     axes[0].text(8, 0.43, "gain 0.9", va="center")
     axes[0].set(title="Without the norm", xlabel="layer", ylabel="standard deviation")
-    axes[1].set(title="With it: level, in all 30 stacks", xlabel="layer", xlim=(0, 49), ylim=(0.4, 1.6))
+    axes[1].set(
+        title="With the norm: all 30 stacks stay level", xlabel="layer", xlim=(0, 49), ylim=(0.4, 1.6)
+    )
     return fig
 
 
@@ -65,7 +67,7 @@ def draw_stream(stds):
     ax.plot([(1 + n) ** 0.5 for n in range(len(stds))], ":", color="white", linewidth=2)
     ax.text(1.01 * (len(stds) - 1), len(stds), "if standard\ndeviations added", va="center")
     ax.text(1.01 * (len(stds) - 1), stds[-1], "the residual\nstream", color=COLORS["shortcut"], va="center")
-    ax.text(0.55 * len(stds), 6.3, "dotted: the square root of 1 + n", ha="center")
+    ax.text(0.55 * len(stds), 5.6, "dotted: √(1 + parts added)", ha="center")
     ax.set(xlabel="parts added", ylabel="standard deviation", xlim=(0, len(stds) - 1), ylim=(0, 26))
     ax.set_title("Adding parts makes the stream grow slowly")
     return fig
