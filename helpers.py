@@ -429,7 +429,7 @@ def generate(model, idx, max_new_tokens, context_size, temperature=0.0, top_k=No
              eos_id=None, generator=None):  # fmt: skip
     """Append up to `max_new_tokens` tokens to each row of `idx`, greedy at temperature 0, else drawn.
 
-    A text ends before its first new `eos_id`; in a batch, ended rows are filled with it until all have ended.
+    Stops before the first new `eos_id`; in a batch, finished rows are padded with it until all have finished.
     Shape: (B, T) -> (B, T + n), with n at most max_new_tokens; `idx` itself is left as it is.
     Source: Raschka, "Build a Large Language Model (From Scratch)", section 5.3.
     """

@@ -34,20 +34,27 @@ def generation_step(context_pieces, context_ids, candidates, blind):
         depth += gap if before and candidate[2] > before[2] + 1 else 0
         depths.append(depth + pitch / 2)
         depth += pitch
-    fig, ax = canvas(depth + 1.9)
-    top = ax.get_ylim()[1] - 0.68
+    fig, ax = canvas(depth + 2.45)
+    top = ax.get_ylim()[1] - 1.23
+    label(ax, 0.1, top + 1.0, "One step: score every token, append the best", ha="left", size=11, bold=True)
     middle = top - depth / 2 - 0.06
     largest = max(probability for *_, probability in candidates)
 
     def panel(left, right, height, title):
         low, high = middle - height / 2 - 0.06, middle + height / 2 + 0.06
         frame(ax, left, low, right, high, "text", strength=0.12, line=0.8)
-        label(ax, (left + right) / 2, top + 0.28, title, bold=True, size=9.5)
+        label(ax, (left + right) / 2, top + 0.52, title, bold=True, size=9.5)
         return low
 
     slot = panel(0.1, 1.6, pitch * len(context), "context") - 0.24
-    panel(2.4, 4.95, depth, "logits of the last position,\nby rank")
+    panel(2.4, 4.95, depth, "scores of the last position")
     floor = panel(5.55, 7.2, depth, "probabilities")
+    heads = {2.85: "rank", 3.3: "token", 4.2: "id", 4.67: "logit", 6.37: "one for each token"}
+    for x, head in heads.items():
+        label(ax, x, top + 0.18, head, size=SMALL)
+    low = middle + pitch * len(context) / 2 + 0.2
+    for x, head in ((0.45, "token"), (1.3, "id")):
+        label(ax, x, low, head, size=SMALL)
     for place, (piece, token_id) in enumerate(context):
         y = middle + pitch * ((len(context) - 1) / 2 - place)
         token_box(ax, 0.85, y, wide, "text", piece, token_id, strength=0.35)
@@ -85,67 +92,65 @@ def generation_step(context_pieces, context_ids, candidates, blind):
     return fig
 
 
+def branch(paths):
+    """`paths`, pairs of tokens and probabilities, as branches (token, probability, branches), best first."""
+    rest = {}
+    for (token, *tokens), (probability, *probabilities) in paths:
+        rest.setdefault(token, (probability, []))[1].append((tokens, probabilities))
+    branches = [(token, p, branch(more) if more[0][0] else []) for token, (p, more) in rest.items()]
+    return sorted(branches, key=lambda one: -one[1])
+
+
 def count_ends(branches):
-    """The number of paths through `branches`, as in `continuation_tree`."""
+    """The number of paths through `branches`."""
     return sum(count_ends(more) or 1 for *_, more in branches)
 
 
-def best_path(branches):
-    """The most probable path through `branches`, as in `continuation_tree`: its probability and turns."""
-    ends = []
-    for place, (_, probability, more) in enumerate(branches):
-        rest, turns = best_path(more) if more else (1.0, [])
-        ends.append((probability * rest, [place, *turns]))
-    return max(ends)
+def continuation_tree(prompt, paths, greedy, note):
+    """The most probable continuations of `prompt` as a tree; at its end, each has its product.
 
-
-def continuation_tree(prompt, branches, rarest):
-    """Continuations of `prompt` as a tree, with lines as wide as tokens are probable.
-
-    `branches` are (piece, probability, branches), the most probable first, which are greedy's; paths below
-    the probability `rarest` are left out. At its end, each path has the product of its probabilities.
+    `paths` are pairs of tokens and their probabilities, the best path first; `greedy` are greedy's tokens.
     """
-    pitch, wide, depth = 0.4, 1.39, 3
-    fig, ax = canvas(pitch * count_ends(branches) + 1.0)
-    top = ax.get_ylim()[1] - 0.75
+    pitch, wide, branches, best = 0.42, 1.39, branch(paths), paths[0][0]
+    fig, ax = canvas(pitch * count_ends(branches) + 1.15)
+    top = ax.get_ylim()[1] - 0.9
     start = 0.1 + text_width(prompt, size=SMALL) + 0.14
-    step = (WIDTH - 0.65 - start) / depth
-    label(ax, 0.1, top + 0.55, "Greedy takes the best step, not the best path", ha="left", size=11, bold=True)
+    step = (WIDTH - 0.75 - start) / len(best)
+    label(ax, 0.1, top + 0.7, "Greedy takes the best step, not the best path", ha="left", size=11, bold=True)
     box(ax, (0.1 + start) / 2, top, start - 0.1, 0.32, "text", prompt, strength=0.35, size=SMALL)
-    ends = []
 
-    def draw(branches, x, y, path, greedy, turns):
-        """Draw `branches` from (x, y), while on greedy's path or with the `turns` left on the best one."""
+    def draw(branches, x, y, path, product):
+        """Draw `branches` from (x, y), where `path` ends."""
         below = y
-        for place, (piece, probability, more) in enumerate(branches):
-            first, best = greedy and place == 0, turns[:1] == [place]
-            component = "output" if first else "shortcut" if best else "text"
-            color = edge(component) if first or best else COLORS["dropout"]
-            left, total = x + step - wide, path * probability
-            style = (0, (1.2, 0.6)) if component == "shortcut" else "-"
-            width = 0.6 + 12 * probability
-            line(ax, [x, left], [y, below], color=color, width=width, style=style, z=1 + (first or best))
-            look = {"strength": 0.6, "line": 2.4} if first else {"strength": 0.2, "line": 1}
+        for piece, probability, more in branches:
+            tokens, total = [*path, piece], product * probability
+            on_greedy, on_best = (tokens == way[: len(tokens)] for way in (greedy, best))
+            component = "output" if on_greedy else "shortcut" if on_best else "text"
+            color = edge(component) if on_greedy or on_best else COLORS["dropout"]
+            style, width = ((0, (2, 1)), 3) if component == "shortcut" else ("-", 3 if on_greedy else 1.2)
+            left = x + step - wide
+            line(ax, [x, left], [y, below], color=color, width=width, style=style, z=1 + (width == 3))
+            look = {"strength": 0.6, "line": 2.4} if on_greedy else {"strength": 0.2, "line": 1}
             look |= {"strength": 0.3, "line": 2, "dashed": True} if component == "shortcut" else {}
             token_box(ax, left + wide / 2, below, wide, component, piece, f"{probability:.2f}", **look)
             if more:
-                draw(more, left + wide, below, total, first, turns[1:] if best else [])
+                draw(more, left + wide, below, tokens, total)
             else:
-                ends.append((total, below))
+                text, bold = f"{total:.3f}", tokens in (greedy, best)
+                label(ax, WIDTH - 0.1, below, text, ha="right", size=SMALL, mono=True, bold=bold)
             below -= pitch * (count_ends(more) or 1)
 
-    draw(branches, start, top, 1.0, True, best_path(branches)[1])
-    right = {"x": WIDTH - 0.1, "ha": "right", "size": SMALL}
-    for total, y in ends:
-        label(ax, y=y, text=f"{total:.3f}", mono=True, bold=total == max(ends)[0], **right)
-    label(ax, y=top + 0.3, text="product", **right)
-    notes = [("output", False, "greedy's path"), ("shortcut", True, "most probable path")]
+    draw(branches, start, top, [], 1.0)
+    for place in range(len(best)):
+        head = f"token {place + 1}, probability"
+        label(ax, start + (place + 1) * step - wide / 2, top + 0.32, head, size=SMALL)
+    label(ax, WIDTH - 0.1, top + 0.32, "product", ha="right", size=SMALL)
+    notes = [("output", False, "greedy's path"), ("shortcut", True, "the best path")]
     for place, (component, dashed, name) in enumerate(notes):
         y = top - 0.5 - 0.3 * place
         box(ax, 0.25, y, 0.3, 0.18, component, strength=0.6 - 0.3 * dashed, line=2, dashed=dashed)
         label(ax, 0.5, y, name, ha="left", size=SMALL)
-    left_out = f"Left out: tokens beyond the best three of a step, and paths with a product below {rarest}."
-    label(ax, 0.1, 0.15, left_out, ha="left", size=SMALL)
+    label(ax, 0.1, 0.15, note, ha="left", size=SMALL)
     return fig
 
 
