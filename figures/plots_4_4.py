@@ -10,7 +10,7 @@ NETWORKS = {  # the kinds of networks in 4.4, with one color and dash for each i
     "plain": {"color": "#707070", "linestyle": ":"},
     "shortcuts only": {"color": COLORS["shortcut"], "linestyle": "--"},
     "norm only": {"color": COLORS["norm"], "linestyle": "-."},
-    "both": {"color": COLORS["ink"], "linewidth": 3},
+    "norm + shortcuts": {"color": COLORS["ink"], "linewidth": 3},
 }
 SHALLOW = {"linestyle": "-", "linewidth": 1.3}  # how a plain network of fewer than 24 layers differs
 
@@ -25,21 +25,25 @@ def draw_range(ax, values, style, ends=(0, 1)):
 
 
 def spread(heights, gap):
-    """`heights`, raised where needed so that labels there are at least `gap` apart."""
-    heights = list(heights)
+    """`heights`, moved where needed so that labels there are at least `gap` apart."""
     order = sorted(range(len(heights)), key=heights.__getitem__)
+    up, down = list(heights), list(heights)
     for below, above in zip(order[:-1], order[1:], strict=True):
-        heights[above] = max(heights[above], heights[below] + gap)
-    return heights
+        up[above] = max(up[above], up[below] + gap)
+    for above, below in zip(order[:0:-1], order[-2::-1], strict=True):
+        down[below] = min(down[below], down[above] - gap)
+    return [(high + low) / 2 for high, low in zip(up, down, strict=True)]
 
 
-def draw_depths(curves):
-    """A figure of the training losses (steps, starts) of plain networks, by name: "plain, 4 layers"."""
+def draw_depths(curves, guess):
+    """A figure of training losses (steps, starts) by name, "plain, 4 layers", and the loss of a guess."""
     fig, ax = plt.subplots(figsize=(7.3, 3.2))
     middles = []
     for name, losses in curves.items():
         style = NETWORKS["plain"] if name.endswith(" 24 layers") else NETWORKS["plain"] | SHALLOW
         middles.append(draw_range(ax, losses.T, style))
+    ax.axhline(guess, color=COLORS["ink"], linewidth=0.8)
+    ax.text(395, guess - 0.012, "always guessing the mean of the targets", fontsize=9, va="top", ha="right")
     ends = spread([middle[-1].item() for middle in middles], 0.035)
     for name, height in zip(curves, ends, strict=True):
         ax.text(1.01 * len(losses), height, name, color=NETWORKS["plain"]["color"], va="center")
@@ -51,8 +55,8 @@ def draw_depths(curves):
 
 def draw_four(curves):
     """A figure of the training losses (steps, starts) of the four kinds and of "plain, 4 layers"."""
-    fig, ax = plt.subplots(figsize=(7.3, 3.8))
-    low, top, ends, starts = 0.025, 2, [], []
+    fig, ax = plt.subplots(figsize=(7.3, 4))
+    low, top, ends, starts = 0.025, 1.2, [], []
     for name, losses in curves.items():
         kind, *shallow = name.split(", ")
         style = NETWORKS[kind] | (SHALLOW if shallow else {})
@@ -60,13 +64,13 @@ def draw_four(curves):
         ends.append(middle[-1].log10().item())
         if middle[0] > top:
             starts.append(f"{name}, {losses[0].min():,.0f} to {losses[0].max():,.0f}")
-    for name, height in zip(curves, spread(ends, 0.1), strict=True):
+    for name, height in zip(curves, spread(ends, 0.062), strict=True):
         color = NETWORKS[name.split(", ")[0]]["color"]
-        ax.text(1.01 * len(losses), 10**height, name, color=color, va="center")
+        ax.text(1.01 * len(losses), 10**height, name, color=color, va="center", fontsize=9)
     notes = "lines: median of three starts · bands: their range\nabove the plot at step 0: "
     ax.text(5, 1.1 * low, notes + "; ".join(starts), fontsize=9)
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, len(losses)), yscale="log", ylim=(low, top))
-    ticks = [0.05, 0.1, 0.2, 0.5, 1, 2]
+    ticks = [0.05, 0.1, 0.2, 0.5, 1]
     ax.set_yticks(ticks, [str(tick) for tick in ticks])
     ax.set_yticks([], minor=True)
     ax.set_title("Only norm and shortcuts together beat a plain network of 4 layers")
@@ -87,62 +91,84 @@ def draw_gradients(plain, shortcuts):
 
 
 def draw_ellipses(matrices, title):
-    """A figure of what each matrix (2, 2), by name, makes of a circle; small ellipses are enlarged."""
-    fig, axes = plt.subplots(1, len(matrices), figsize=(7.3, 2.9))
+    """A figure of what each matrix (2, 2), by name, makes of a circle; below, small ellipses are enlarged."""
     angle = torch.linspace(0, 2 * torch.pi, 121)
     circle = torch.stack([angle.cos(), angle.sin()])
-    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
-        U, s, _ = torch.linalg.svd(matrix)
+    parts = {name: torch.linalg.svd(matrix) for name, matrix in matrices.items()}
+    zooms = [max(1, round(1 / s[0].item())) for _, s, _ in parts.values()]
+    rows = [[1] * len(zooms), zooms] if max(zooms) > 1 else [zooms]
+    size = (7.3, 1.1 + 1.8 * len(rows))
+    fig, axes = plt.subplots(len(rows), len(zooms), figsize=size, squeeze=False)
+    for (row, column), ax in np.ndenumerate(axes):
+        name, zoom = list(matrices)[column], rows[row][column]
+        U, s, _ = parts[name]
         U = U * torch.where(U[0] < 0, -1, 1)  # a singular vector has no sign of its own
-        zoom = max(1, round(1 / s[0].item()))
-        ax.plot(*(zoom * matrix @ circle), color=COLORS["ink"], linewidth=1.5)
+        ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        if row and zoom == 1:
+            continue  # there is nothing to enlarge
+        ax.plot(*circle, color="#B0B0B0", linewidth=0.8)
+        ax.plot(*(zoom * matrices[name] @ circle), color=COLORS["ink"], linewidth=1.5)
         for axis, color in zip((U * s).T, (COLORS["shortcut"], COLORS["norm"]), strict=True):
             ax.plot(*zip((0, 0), zoom * axis, strict=True), color=color, linewidth=3)
-        ax.set_title(name + (f"\nenlarged {zoom} times" if zoom > 1 else "\n"), fontsize=10, weight="normal")
-        ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
-        lengths = [np.format_float_positional(v, 2, fractional=False, trim="-") for v in s.tolist()]
-        ax.set_xlabel("half-axes\n" + " and ".join(lengths))
-        ax.spines[:].set_visible(False)
+        if row:
+            ax.set_xlabel(f"enlarged {zoom} times")
+        else:
+            ax.set_title(name, fontsize=10, weight="normal")
+            lengths = [np.format_float_positional(v, 2, fractional=False, trim="-") for v in s.tolist()]
+            ax.set_xlabel("half-axes\n" + " and ".join(lengths))
+    note = "orange: the longer half-axis · blue: the shorter · gray: the circle of steps"
+    fig.supxlabel(note, fontsize=9)
     fig.suptitle(title, weight="bold", fontsize=11)
     return fig
 
 
 def draw_signals(forward, backward):
     """A figure of the RMS of x, left, and of its gradient, right, (starts, layers + 1) for each kind."""
-    fig, axes = plt.subplots(1, 2, figsize=(7.3, 3.6))
-    for ax, signals, (bottom, top) in zip(axes, (forward, backward), ((-2, 3), (-14, 5)), strict=True):
-        middles = [draw_range(ax, values, NETWORKS[kind]) for kind, values in signals.items()]
-        ends, depth = [middle[-1].log10().item() for middle in middles], len(middles[0]) - 1
-        for kind, height in zip(signals, spread(ends, (top - bottom) / 17), strict=True):
-            height = min(max(height, bottom), top)  # a curve that leaves the axes
-            ax.text(1.03 * depth, 10**height, kind, color=NETWORKS[kind]["color"], va="center")
+    fig, axes = plt.subplots(1, 2, figsize=(7.3, 3.8), sharey=True)
+    bottom, top = -4, 3
+    for ax, signals in zip(axes, (forward, backward), strict=True):
+        middles = {kind: draw_range(ax, values, NETWORKS[kind]) for kind, values in signals.items()}
+        ends = {kind: middle[-1].log10().item() for kind, middle in middles.items()}
+        depth = len(middles["plain"]) - 1
+        for kind in [kind for kind, end in ends.items() if end < bottom]:  # a curve that leaves the axes
+            place = (middles[kind] > 10**bottom).sum().item()
+            note = f"{kind}: falls on to $10^{{{ends.pop(kind):.0f}}}$"
+            ax.text(place + 0.6, 10 ** (bottom + 0.25), note, color=NETWORKS[kind]["color"])
+        for kind, height in zip(ends, spread(list(ends.values()), 0.7), strict=True):
+            label = kind.replace("norm + ", "norm +\n")
+            ax.text(1.03 * depth, 10**height, label, color=NETWORKS[kind]["color"], va="center", fontsize=9)
         ax.set(yscale="log", ylim=(10**bottom, 10**top), xticks=range(0, depth + 1, depth // 4))
-    axes[0].set(title="x: shortcuts alone explode", xlabel="layers passed", ylabel="RMS of x")
-    axes[1].set(title="Gradient: plain vanishes", xlabel="layers passed, from the last to layer 0")
-    axes[1].set(ylabel="RMS of the gradient", yticks=[10.0**power for power in range(-14, 5, 2)])
+    axes[0].set(title="Shortcuts only: x explodes", xlabel="layers passed", ylabel="RMS")
+    axes[1].set(title="Plain: the gradient vanishes", xlabel="layers passed, from the last to layer 0")
+    axes[0].text(0.5, 10 ** (bottom + 0.2), "lines: median of five networks\nbands: their range", fontsize=9)
     return fig
 
 
 def draw_directions(stretch):
     """A figure of sorted singular values, (starts, 16) for each kind.
 
-    Values below 1e-12 of the largest are mostly rounding errors, so a curve ends before them.
+    Values below 1e-12 of the largest are mostly rounding errors. They are drawn at the bottom.
     """
-    fig, ax = plt.subplots(figsize=(7.3, 4))
-    places = {"plain": (0.4, 1e-16), "shortcuts only": (0.3, 400), "norm only": (2.2, 1e-6), "both": (11, 4)}
+    fig, ax = plt.subplots(figsize=(7.3, 4.4))
+    places = {"plain": (0.4, 1e-16), "shortcuts only": (0.3, 600), "norm only": (2.2, 1e-6)}
+    places["norm + shortcuts"] = (10, 6)
+    floors = {"plain": 1e-26, "norm only": 1e-24}
     for (kind, values), marker in zip(stretch.items(), "osD^", strict=True):
-        clear = (values > 1e-12 * values[:, :1]).all(dim=0).sum()
-        middle = draw_range(ax, values[:, :clear], NETWORKS[kind])
+        clear = (values > 1e-12 * values[:, :1]).all(dim=0).sum().item()
+        middle, style = draw_range(ax, values[:, :clear], NETWORKS[kind]), {"color": NETWORKS[kind]["color"]}
         for lost in (False, True):
             chosen = [i for i in range(clear) if (middle[i] < middle[0] / 1000).item() == lost]
             fill = {"markerfacecolor": "white"} if lost else {}
-            ax.plot(chosen, middle[chosen], marker, color=NETWORKS[kind]["color"], markersize=6, **fill)
-        ax.text(*places[kind], kind, color=NETWORKS[kind]["color"])
-        if kind == "norm only" and clear < 16:
-            note = "beyond: too close to 0\nto tell from rounding errors"
-            ax.text(clear - 0.7, middle[-1], note, color=NETWORKS[kind]["color"], fontsize=9, va="center")
+            ax.plot(chosen, middle[chosen], marker, markersize=6, **style, **fill)
+        ax.text(*places[kind], kind, **style)
+        if clear < 16:
+            rest = range(clear, 16)
+            ax.plot(rest, [floors[kind]] * len(rest), marker, markersize=6, markerfacecolor="white", **style)
     ax.text(15.4, 3e3, "hollow: lost, below 1/1000 of the network's largest", fontsize=9, ha="right")
-    ax.set(yscale="log", xlabel="direction, from the most to the least stretched")
-    ax.set(ylabel="factor by which the\ndirection is stretched", ylim=(1e-21, 1e5), xticks=range(16))
+    ax.text(8.5, 1e-25, "lost, and too close to 0 to draw:", fontsize=9, ha="right", va="center")
+    ax.set(yscale="log", xlabel="direction, from the most to the least stretched", xticks=range(16))
+    ax.set(ylabel="factor by which the\ndirection is stretched", ylim=(1e-28, 1e5))
+    ax.set_yticks([10.0**power for power in range(-24, 4, 3)])
     ax.set_title("The norm keeps the scale, the shortcut keeps the directions")
     return fig
