@@ -19,8 +19,9 @@ def draw_next(names, factors, prompt, which):
     return fig
 
 
-def draw_neighbors(similarities, word, closest, chance, which):
+def draw_neighbors(similarities, word, closest, emb_dim, which):
     """How similar all tokens are to `word`, with the most similar one and the range that chance gives."""
+    chance = 4 / emb_dim**0.5
     fig, ax = plt.subplots(figsize=(7.3, 2.8))
     best = similarities.max().item()
     right = max(0.3, best + 0.2)
