@@ -234,7 +234,8 @@ OURS = {  # layers of a released file, from the last one up: our names, componen
     "wte": ("tok_emb, out_head", "embedding"),
     "wpe": ("pos_emb", "embedding"),
     "h.0.ln_1": ("norm1", "norm"),
-    "h.0.attn.c_attn": ("att.W_query, att.W_key, att.W_value", "attention"),
+    "h.0.attn.c_attn": ("att.W_query, W_key, W_value", "attention"),
+    "h.0.attn.bias": ("", "text"),
     "h.0.attn.c_proj": ("att.out_proj", "attention"),
     "h.0.ln_2": ("norm2", "norm"),
     "h.0.mlp.c_fc": ("ff.layers[0]", "feed_forward"),
@@ -243,50 +244,56 @@ OURS = {  # layers of a released file, from the last one up: our names, componen
 }
 
 
-def checkpoint(shapes):
+def checkpoint(shapes, blocks, context):
     """How a released file becomes our model: a row for each layer outside the blocks and in block 0.
 
-    `shapes` maps the names of the file's tensors to their shapes.
+    `shapes` maps the names of the file's tensors to their shapes; `context` is the width of a mask.
     """
     pitch, high = 0.42, 0.32
     fig, ax = canvas(pitch * len(OURS) + 0.45)
     top = ax.get_ylim()[1] - 0.6
-    for x, title in ((0.22, "in the file"), (4.1, "in our model")):
+    for x, title in ((0.28, "in the file"), (4.72, "in our model")):
         label(ax, x, top + 0.36, title, ha="left", bold=True)
-    frame(ax, 0.08, top - 7 * pitch - 0.21, 7.22, top - 2 * pitch + 0.21, "block", strength=0.2)
-    label(ax, 7.1, top - 2 * pitch, "trf_blocks[0]", ha="right", size=SMALL, mono=True)
+    frame(ax, 0.08, top - 8 * pitch - 0.21, 7.22, top - 2 * pitch + 0.21, "block", strength=0.2)
+    label(ax, 7.12, top - 2 * pitch, f"block 0 of {blocks}", ha="right", size=SMALL, bold=True)
     for row, (name, (ours, component)) in enumerate(OURS.items()):
-        y, shape = top - pitch * row, shapes[f"{name}.weight"]
-        size = " × ".join(f"{n:,}" for n in shape)
-        box(ax, 1.5, y, 2.56, high, "text", name, size, size=SMALL, strength=0.35)
-        step = "cut in 3, transpose" if "c_attn" in name else "transpose" if ".c_" in name else "copy"
-        arrow(ax, (2.78, y - 0.05), (4.1, y - 0.05), color=edge(component))
-        label(ax, 3.42, y + 0.09, step, size=SMALL)
-        wide = 3.0 if "c_attn" in name else 1.6
-        box(ax, 4.1 + wide / 2, y, wide, high, component, ours, size=SMALL, mono=True)
+        y, mask = top - pitch * row, not ours
+        size = " × ".join(f"{n:,}" for n in ((context, context) if mask else shapes[f"{name}.weight"]))
+        size += " + bias" if f"{name}.bias" in shapes else ""
+        strength = 0.1 if mask else 0.35
+        box(ax, 1.7, y, 3.0, high, "text", name, size, size=SMALL, strength=strength, dashed=mask)
+        if mask:
+            label(ax, 3.42, y, "skipped: the causal mask, which isn't learned", ha="left", size=SMALL)
+            continue
+        step = "transpose, cut in 3" if "c_attn" in name else "transpose" if ".c_" in name else "copy"
+        arrow(ax, (3.22, y - 0.05), (4.7, y - 0.05), color=edge(component))
+        label(ax, 3.92, y + 0.09, step, size=SMALL)
+        wide = 2.4 if "c_attn" in name else 1.45
+        box(ax, 4.7 + wide / 2, y, wide, high, component, ours, size=SMALL, mono=True)
     return fig
 
 
 def three_from_one(c_attn, pieces):
-    """One c_attn, (D, 3D), and the three weights (D, D) that are cut out of it and transposed."""
-    fig, ax = canvas(3.2)
-    cell, D, colors = (0.46, 0.4), len(c_attn), ("output", "block", "feed_forward")
+    """One c_attn, (D, 3D), and below it the three weights (D, D) that come out of its columns."""
+    fig, ax = canvas(3.5)
+    cell, D, colors = (0.5, 0.4), len(c_attn), ("output", "block", "feed_forward")
+    wide, high, top, low = D * cell[0], D * cell[1], 2.3, 0.5
+    left = (WIDTH - 3 * wide) / 2
 
     def matrix(x, y, values, component):
         values = [f"{value:g}" for value in values.flatten().tolist()]
         grid(ax, x, y, D, D, cell, component, values, strength=0.45)
 
-    wide, high = D * cell[0], D * cell[1]
     for place, (name, piece) in enumerate(pieces.items()):
-        component, y = colors[place], 2.4 - 0.95 * place - high / 2
-        columns = c_attn[:, place * D : (place + 1) * D]
-        matrix(0.62 + place * wide, 1.45 - high / 2, columns, component)
-        arrow(ax, (0.62 + 3 * wide + 0.08, 1.45), (4.55, y + high / 2), color=edge(component))
-        matrix(4.6, y, piece, component)
-        label(ax, 4.75 + wide, y + high / 2, name, ha="left", size=SMALL, mono=True)
-    label(ax, 0.62 + 1.5 * wide, 1.45 + high / 2 + 0.2, "h.0.attn.c_attn.weight", size=SMALL, mono=True)
-    label(ax, 0.62 + 1.5 * wide, 1.45 - high / 2 - 0.2, "a column for each output", size=SMALL)
-    label(ax, 4.6 + wide / 2, 3.0, "a row for each output", size=SMALL)
+        component, middle = colors[place], WIDTH / 2 + 2.3 * (place - 1)
+        start = left + (place + 0.5) * wide
+        matrix(start - wide / 2, top, c_attn[:, place * D : (place + 1) * D], component)
+        arrow(ax, (start, top - 0.05), (middle, low + high + 0.06), color=edge(component), line=1.6)
+        matrix(middle - wide / 2, low, piece, component)
+        label(ax, middle, low - 0.2, name, size=SMALL, mono=True)
+    label(ax, WIDTH / 2, top + high + 0.2, "h.0.attn.c_attn.weight: a column for each output", size=SMALL)
+    label(ax, WIDTH / 2 + 0.1, (top + low + high) / 2, "transpose, then cut", ha="left", size=SMALL)
+    label(ax, WIDTH / 2, 0.09, "a row for each output", size=SMALL)
     return fig
 
 
