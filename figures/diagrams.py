@@ -328,9 +328,8 @@ def gpt_model():
     label(ax, x, 5.19, "logits", bold=True)
     for height, start in [(0.87, 4.15), (y[0], 3.65), (y[1], 3.81), (y[2], 3.65), (y[3], 3.65)]:
         leader(ax, start, left, height)
-    gap = x - 0.09  # between the two embeddings' boxes
-    line(ax, [gap, gap], [0.97, 1.19], color="#777777", width=0.9, style=(0, (1, 2)))
-    leader(ax, gap - 0.05, left, 1.19)
+    line(ax, [x - 0.07, x, x], [0.97, 0.97, 1.17], color="#777777", width=0.9, style=(0, (1, 2)))
+    leader(ax, x - 0.05, left, 1.19)
     for height, formula, count in [
         (y[3], "768 × 50257", "38,597,376"),
         (y[2], "2 × 768", "1,536"),

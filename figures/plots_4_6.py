@@ -25,8 +25,8 @@ def draw_starts(cases, guessing):
     left.minorticks_off()
     left.set(yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.3, -0.9))
     right.axvline(1, color=red, linestyle="--", linewidth=1.6)
-    right.text(0.97, -0.6, "1: the same answer", color=red, ha="right", va="center")
-    right.set(title="Do two texts get one answer?", xlim=(0, 1.08), xlabel="correlation of their logits")
+    right.text(0.97, -0.6, "1: can't tell them apart", color=red, ha="right", va="center")
+    right.set(title="Two texts, one answer?", xlim=(0, 1.08), xlabel="correlation of their logits")
     looks = {"marker": "s", "linestyle": "", "color": blue, "markersize": 8}
     key = [Line2D([], [], label="before the blocks", markerfacecolor="white", **looks)]
     key += [
@@ -42,15 +42,16 @@ def draw_growth(without, with_factor):
     those with it in {depth: values}."""
     fig, ax = plt.subplots(figsize=(7.3, 3.4))
     ax.plot(without, "--", color=COLORS["shortcut"])
-    ax.text(7.6, without[8] + 0.03, "without the factor", ha="right", color=COLORS["shortcut"])
+    ax.text(5.4, without[8], "without the factor", ha="right", color=COLORS["shortcut"])
     for (depth, stds), marker in zip(with_factor.items(), "osD", strict=True):
-        for values, color in ((without, COLORS["shortcut"]), (stds, COLORS["norm"])):
-            ax.plot(depth, values[depth], marker, color=color, markersize=7)
-            ax.annotate(f"{values[depth]:.1f}", (depth, values[depth]), (0, 9), textcoords="offset points")
         ax.plot(stds, color=COLORS["norm"])
-        place = {"ha": "center" if depth < 12 else "right", "color": COLORS["norm"]}
-        ax.text(min(depth + 0.1, 12.6), values[depth] + 0.17, f"{depth} blocks", weight="bold", **place)
-    ax.text(8.6, 0.52, "with 1/√N", ha="center", color=COLORS["norm"], weight="bold")
+        side = "right" if depth == 12 else "center"
+        looks = (without, "shortcut", ""), (stds, "norm", f"{depth} blocks: ")
+        for values, component, words in looks:
+            place = {"xytext": (0, 9), "textcoords": "offset points", "ha": side, "color": COLORS[component]}
+            ax.plot(depth, values[depth], marker, color=COLORS[component], markersize=7)
+            ax.annotate(f"{words}{values[depth]:.1f}", (depth, values[depth]), **place)
+    ax.text(8.6, 0.62, "with 1/√N for its own depth", ha="center", color=COLORS["norm"], weight="bold")
     ax.set(title="With 1/√N, stacks of 3, 6, and 12 blocks end at the same level", xlim=(0, 12.6))
     ax.set(xlabel="blocks", ylabel="standard deviation of the stream", ylim=(0, 1.8))
     return fig
@@ -74,7 +75,7 @@ def draw_memory(counts):
                 ax.text(left + width / 2, i + 0.38, f"{name}\n{size} bytes", ha="center", va="bottom")
             left += width
         ax.text(left + 0.2, i, f"{left:.1f} GB", va="center", weight="bold")
-    ax.axvline(16, color=COLORS["ink"], linestyle="--", linewidth=1.6, zorder=0.5)
+    ax.plot([16, 16], [-0.5, len(counts) - 0.6], "--", color=COLORS["ink"], linewidth=1.6)
     ax.text(16.2, 0, "16 GB", va="center")
     ax.set(
         title="Training takes 16 bytes per parameter, four times the weights",
