@@ -191,9 +191,9 @@ def weight_tying(pieces, rows, vector, scores, token):
     `rows` (n, k) are k of the features of the n tokens in `pieces`, `vector` (k,) those of the final
     vector, and `scores` the n logits, which are sums over all features.
     """
-    wide, high, top = 0.4, 0.34, 1.8
+    wide, high, top = 0.4, 0.34, 2.06
     n, k = rows.shape
-    fig, ax = canvas(2.9)
+    fig, ax = canvas(3.16)
     left, right = 0.95, 4.2
 
     def strip(x, y, features, line=0.8):
@@ -206,7 +206,7 @@ def weight_tying(pieces, rows, vector, scores, token):
         label(ax, x + k * wide + 0.14, y, "…", size=SMALL)
 
     for x, name in ((left, "tok_emb.weight"), (right, "out_head.weight")):
-        label(ax, x + k * wide / 2, 2.73, name, mono=True, size=9.5)
+        label(ax, x + k * wide / 2, top + 0.93, name, mono=True, size=9.5)
         label(ax, x + k * wide / 2, top - high * (n - 0.3), "⋮", size=12)
         for i, row in enumerate(rows):
             strip(x, top - high * i, row)
@@ -219,14 +219,16 @@ def weight_tying(pieces, rows, vector, scores, token):
     end, start = left + k * wide + 0.3, top - high * token
     box(ax, 3.5, start, 0.94, 0.66, "block", "+ position,\n12 blocks,\nfinal norm", size=SMALL)
     arrow(ax, (end, start), (3.03, start), line=1.6)
-    arrow(ax, (3.5, start + 0.33), (3.5, 2.34), (right, 2.34), line=1.6)
-    strip(right, 2.34, vector, line=2.2)
-    label(ax, 3.85, 2.48, "h", mono=True)
-    label(ax, 6.1, 2.34, "logit = h · row,\n768 products", ha="left", size=SMALL)
+    arrow(ax, (3.5, start + 0.33), (3.5, top + 0.54), (right, top + 0.54), line=1.6)
+    strip(right, top + 0.54, vector, line=2.2)
+    label(ax, 3.85, top + 0.68, "h", mono=True)
+    label(ax, 6.1, top + 0.54, "logit = h · row,\n768 products", ha="left", size=SMALL)
     floor = top - high * (n + 0.35)
     line(ax, [left, left, right + k * wide, right + k * wide], [floor + 0.1, floor, floor, floor + 0.1])
     middle = (left + right + k * wide) / 2
     label(ax, middle, floor - 0.17, "tied: one tensor, 50257 × 768", size=9.5, bold=True)
+    key = f"shown: the {k} largest features of {shown(pieces[token])} · red: positive, blue: negative"
+    label(ax, middle, floor - 0.43, key, size=SMALL)
     return fig
 
 

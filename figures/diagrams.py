@@ -329,15 +329,17 @@ def gpt_model():
         shape = "(B, T, 50257)" if start > 4.5 else "(B, T, 768)"
         label(ax, x + 0.12, (start + end) / 2, shape, mono=True, size=SMALL, ha="left")
     label(ax, x, 5.19, "logits", bold=True)
-    for height, start in [(y[0], 3.65), (y[1], 3.81), (y[2], 3.65), (y[3], 3.65)]:
+    for height, start in [(0.87, 4.15), (y[0], 3.65), (y[1], 3.81), (y[2], 3.65), (y[3], 3.65)]:
         leader(ax, start, left, height)
+    line(ax, [x - 0.07, x, x], [0.97, 0.97, 1.17], color="#777777", width=0.9, style=(0, (1, 2)))
+    leader(ax, x - 0.05, left, 1.19)
     for height, formula, count in [
         (y[3], "768 × 50257", "38,597,376"),
         (y[2], "2 × 768", "1,536"),
         (y[1], "12 × 7,085,568", "85,026,816"),
         (y[0], "none", "0"),
-        (0.98, "tok_emb: 50257 × 768", "38,597,376"),
-        (0.76, "pos_emb: 1024 × 768", "786,432"),
+        (1.19, "50257 × 768", "38,597,376"),
+        (0.87, "1024 × 768", "786,432"),
     ]:
         cost(ax, height, formula, count, left)
     line(ax, [6.15, 7.12], [0.56, 0.56])

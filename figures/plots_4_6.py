@@ -1,6 +1,7 @@
 """The plots of 4.6, drawn from what its cells compute."""
 
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
 from figures.drawing import COLORS
 from figures.shapes import tint
@@ -8,24 +9,31 @@ from figures.shapes import tint
 
 def draw_starts(cases, guessing):
     """A figure of fresh models, {name: (loss, correlation without blocks, correlation)}: do they read?"""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.3, 3.0), sharey=True)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.3, 3.3), sharey=True)
     ink, blue, red = COLORS["ink"], COLORS["norm"], COLORS["shortcut"]
     for i, (loss, *correlations) in enumerate(cases.values()):
         left.semilogx(loss, i, "o", color=ink, markersize=8)
         left.annotate(f"{loss:.1f}", (loss, i), (9, -4), textcoords="offset points")
-        looks = ((0.16, "white", ", no blocks"), (-0.16, blue, ", 12 blocks"))
-        for value, (shift, fill, words) in zip(correlations, looks, strict=True):
+        for value, shift, fill in zip(correlations, (-0.16, 0.16), ("white", blue), strict=True):
             right.plot(value, i + shift, "s", color=blue, markersize=8, markerfacecolor=fill)
             side = {"ha": "right" if value > 0.9 else "left", "textcoords": "offset points"}
-            text = f"{value:.2f}" + words * (i == 0)
-            right.annotate(text, (value, i + shift), (-9 if value > 0.9 else 9, -4), **side)
+            right.annotate(f"{value:.2f}", (value, i + shift), (-9 if value > 0.9 else 9, -4), **side)
     left.axvline(guessing, color=red, linestyle="--", linewidth=1.6, zorder=5)
     left.text(1.1 * guessing, -0.6, f"guessing: {guessing:.1f}", color=red, va="center")
     left.set(title="Loss at step 0", xlim=(5, 1500), xticks=(10, 100, 1000), xticklabels=(10, 100, 1000))
     left.set(xlabel="cross-entropy (logarithmic)")
     left.minorticks_off()
     left.set(yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.3, -0.9))
+    right.axvline(1, color=red, linestyle="--", linewidth=1.6)
+    right.text(0.97, -0.6, "1: can't tell them apart", color=red, ha="right", va="center")
     right.set(title="Two texts, one answer?", xlim=(0, 1.08), xlabel="correlation of their logits")
+    looks = {"marker": "s", "linestyle": "", "color": blue, "markersize": 8}
+    key = [Line2D([], [], label="before the blocks", markerfacecolor="white", **looks)]
+    key += [
+        Line2D([], [], label="after 12 blocks", **looks),
+        Line2D([], [], label="loss of the whole model", marker="o", linestyle="", color=ink, markersize=8),
+    ]
+    fig.legend(handles=key, loc="outside lower center", ncols=3, frameon=False)
     return fig
 
 
@@ -34,13 +42,16 @@ def draw_growth(without, with_factor):
     those with it in {depth: values}."""
     fig, ax = plt.subplots(figsize=(7.3, 3.4))
     ax.plot(without, "--", color=COLORS["shortcut"])
-    ax.text(7.6, without[8] + 0.03, "without the factor", ha="right", color=COLORS["shortcut"])
+    ax.text(5.4, without[8], "without the factor", ha="right", color=COLORS["shortcut"])
     for (depth, stds), marker in zip(with_factor.items(), "osD", strict=True):
-        for values, color in ((without, COLORS["shortcut"]), (stds, COLORS["norm"])):
-            ax.plot(depth, values[depth], marker, color=color, markersize=7)
-            ax.annotate(f"{values[depth]:.1f}", (depth, values[depth]), (0, 9), textcoords="offset points")
         ax.plot(stds, color=COLORS["norm"])
-    ax.text(12.2, 0.55, "with 1/√N", ha="right", color=COLORS["norm"], weight="bold")
+        side = "right" if depth == 12 else "center"
+        looks = (without, "shortcut", ""), (stds, "norm", f"{depth} blocks: ")
+        for values, component, words in looks:
+            place = {"xytext": (0, 9), "textcoords": "offset points", "ha": side, "color": COLORS[component]}
+            ax.plot(depth, values[depth], marker, color=COLORS[component], markersize=7)
+            ax.annotate(f"{words}{values[depth]:.1f}", (depth, values[depth]), **place)
+    ax.text(8.6, 0.62, "with 1/√N for its own depth", ha="center", color=COLORS["norm"], weight="bold")
     ax.set(title="With 1/√N, stacks of 3, 6, and 12 blocks end at the same level", xlim=(0, 12.6))
     ax.set(xlabel="blocks", ylabel="standard deviation of the stream", ylim=(0, 1.8))
     return fig
@@ -64,6 +75,8 @@ def draw_memory(counts):
                 ax.text(left + width / 2, i + 0.38, f"{name}\n{size} bytes", ha="center", va="bottom")
             left += width
         ax.text(left + 0.2, i, f"{left:.1f} GB", va="center", weight="bold")
+    ax.plot([16, 16], [-0.5, len(counts) - 0.6], "--", color=COLORS["ink"], linewidth=1.6)
+    ax.text(16.2, 0, "16 GB", va="center")
     ax.set(
         title="Training takes 16 bytes per parameter, four times the weights",
         xlabel="GB (2³⁰ bytes): float32, untied, without activations",
