@@ -263,7 +263,7 @@ def train(model, data, val_data, steps, batch_size=8, lr=4e-3, warmup=50, every=
     """Train `model` for `steps` steps on random windows of `data`; leaves it in eval mode.
 
     Before step 0, 100, … (`every`), and at the end, it saves a checkpoint to `path`, measures the loss on
-    `val_data`, and calls `watch(step)`. If there is a checkpoint at `path`, it continues from there: on a CPU,
+    `val_data`, and calls `watch(step)`. If there is a checkpoint at `path`, it goes on from there: on a CPU,
     exactly. Returns the loss of each step, and a dict of the validation losses by step.
     """
     check_sizes(steps=steps, batch_size=batch_size, every=every)

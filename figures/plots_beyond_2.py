@@ -8,17 +8,19 @@ BLUE, RED, GRAY = COLORS["norm"], COLORS["shortcut"], COLORS["dropout"]
 
 
 def draw_memorizing(losses, guessing, recited):
-    """A figure of the loss on one page, with the loss of `guessing` and the step at which it is recited."""
+    """A figure of the loss on one page, the loss of `guessing`, and the steps at which it is `recited`."""
     fig, ax = plt.subplots(figsize=(7.3, 2.9))
     ax.axhline(guessing, color=GRAY, linestyle="--")
     ax.text(len(losses) - 2, guessing + 0.1, f"blind guessing: ln 51 ≈ {guessing:.2f}", ha="right")
     ax.plot(losses, color=BLUE)
-    ax.plot(recited, losses[recited], "o", color=RED, markersize=8)
-    words = f"at step {recited}, it recites the whole page"
-    look = {"color": RED, "va": "center", "arrowprops": {"arrowstyle": "-", "color": RED}}
-    ax.annotate(words, (recited, losses[recited]), (recited + 8, 1.3), **look)
+    for step in recited:
+        place = (step, losses[step])
+        ax.plot(*place, "o", color=RED, markersize=8)
+        look = {"color": RED, "va": "center", "arrowprops": {"arrowstyle": "-", "color": RED}}
+        ax.annotate(f"at step {step}, it recites the whole page", place, (step + 8, 1.3), **look)
     title = "A tiny GPT memorizes one page"
-    ax.set(xlabel="step", ylabel="nats per token", ylim=(0, 4.6), title=title)
+    top = max(4.6, 1.05 * max(losses))
+    ax.set(xlabel="step", ylabel="nats per token", ylim=(0, top), title=title)
     return fig
 
 
