@@ -206,7 +206,7 @@ import os
 
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
 from helpers import check_sizes
@@ -253,7 +253,8 @@ def learning_rate(step, steps, peak, warmup):
 def mean_loss(model, data, batch_size=32):
     """The loss of `model` on a TextDataset, in windows side by side; leaves the model in eval mode."""
     windows = [data[i] for i in range(0, len(data), data.length)]
-    losses = [batch_loss(model.eval(), *batch) * len(batch[0]) for batch in DataLoader(windows, batch_size)]
+    parts = [windows[i : i + batch_size] for i in range(0, len(windows), batch_size)]
+    losses = [batch_loss(model.eval(), *default_collate(part)) * len(part) for part in parts]
     return sum(losses).item() / len(windows)
 
 
@@ -262,11 +263,11 @@ def train(model, data, val_data, steps, batch_size=8, lr=4e-3, warmup=50, every=
     """Train `model` for `steps` steps on random windows of `data`; leaves it in eval mode.
 
     Before step 0, 100, … (`every`), and at the end, it saves a checkpoint to `path`, measures the loss on
-    `val_data`, and calls `watch(step)`. If there is a checkpoint at `path`, it continues from there, exactly.
-    Returns the loss of each step, and a dict of the validation losses by step.
+    `val_data`, and calls `watch(step)`. If there is a checkpoint at `path`, it goes on from there: on a CPU,
+    exactly. Returns the loss of each step, and a dict of the validation losses by step.
     """
     check_sizes(steps=steps, batch_size=batch_size, every=every)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     losses, val_losses = [], {}
     if path and os.path.exists(path):
         weights, averages, losses, val_losses, random_state = torch.load(path)
@@ -287,7 +288,7 @@ def train(model, data, val_data, steps, batch_size=8, lr=4e-3, warmup=50, every=
         loss = batch_loss(model.train(), *batch)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0, error_if_nonfinite=True)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0, error_if_nonfinite=True)  # or stop
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, lr, warmup)
         optimizer.step()

@@ -300,16 +300,17 @@ def three_from_one(c_attn, pieces):
 
 
 def training_window(pieces):
-    """All tokens but the last as inputs, and below each one its target: the token that comes next."""
-    fig, ax = canvas(1.75)
-    width = 1.18
-    for y, name, row, component in (
-        (1.3, "inputs", pieces[:-1], "text"),
-        (0.4, "targets", pieces[1:], "output"),
-    ):
-        label(ax, 0.15, y, name, ha="left", bold=True)
-        for i, piece in enumerate(row):
-            box(ax, 1.55 + i * (width + 0.08), y, width, 0.42, component, shown(piece), size=SMALL)
-    for i in range(len(pieces) - 1):
-        arrow(ax, (1.55 + i * (width + 0.08), 1.07), (1.55 + i * (width + 0.08), 0.63))
+    """A row for each target: all the tokens before it, from which it is predicted, and the target."""
+    count, pitch, wide = len(pieces) - 1, 0.36, 0.98
+    fig, ax = canvas(pitch * count + 0.5)
+    top = ax.get_ylim()[1] - 0.58
+    label(ax, 0.1, top + 0.38, "inputs: one window", ha="left", bold=True)
+    label(ax, 6.55, top + 0.38, "targets", bold=True)
+    for row, target in enumerate(pieces[1:]):
+        y = top - pitch * row
+        for place, piece in enumerate(pieces[: row + 1]):
+            x = 0.1 + (place + 0.5) * wide
+            box(ax, x, y, wide - 0.06, 0.28, "text", shown(piece), size=SMALL, strength=0.35)
+        arrow(ax, (0.14 + (row + 1) * wide, y), (5.95, y))
+        box(ax, 6.55, y, 1.16, 0.28, "output", shown(target), size=SMALL)
     return fig
