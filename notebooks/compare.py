@@ -84,12 +84,19 @@ def randomize(module, seed=123):
     return module.eval()
 
 
+def round_gradients(parameters):
+    """Round each gradient to the 8 bits of bfloat16, so that losses are the same on every processor.
+
+    Processors round the last bits differently, and a training over hundreds of steps can amplify that.
+    """
+    for p in parameters:
+        p.grad = p.grad.bfloat16().to(p.dtype)
+
+
 def train_side_by_side(networks, inputs, targets, steps=400, eps=1e-8):
     """Train networks of one kind with Adam, on all examples; return their losses (steps, networks).
 
-    The networks learn independently, but all at once: vmap runs them as one. Each gradient is rounded to the
-    8 bits of bfloat16, so that the losses are the same on every processor. Processors round the last bits
-    differently, and a training over hundreds of steps can amplify that.
+    The networks learn independently, but all at once: vmap runs them as one. Gradients are rounded.
     """
     parameters, _ = torch.func.stack_module_state(networks)  # each (networks, ...)
     optimizer = torch.optim.Adam(parameters.values(), lr=3e-3, eps=eps, foreach=True)
@@ -103,8 +110,7 @@ def train_side_by_side(networks, inputs, targets, steps=400, eps=1e-8):
         losses = torch.func.vmap(loss)(parameters)  # (networks,)
         optimizer.zero_grad()
         losses.sum().backward()
-        for p in parameters.values():
-            p.grad = p.grad.bfloat16().to(p.dtype)
+        round_gradients(parameters.values())
         optimizer.step()
         history.append(losses.detach())
     return torch.stack(history)
