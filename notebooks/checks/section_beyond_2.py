@@ -88,7 +88,7 @@ def schedule_mistakes(step, steps, peak, warmup, decay):
 def trapezoid(answer):
     for setting in ((20, 1.0, 5, 4), (20, 0.003, 1, 1), (12, 2.0, 3, 8), (10, 0.5, 5, 5)):
         right = [bends(step, *setting) for step in range(setting[0])]
-        rates = [require_rate(answer, step, *setting) for step in range(setting[0])]
+        rates = [require_float(require_result(answer, step, *setting)) for step in range(setting[0])]
         if all(map(math.isclose, rates, right)):
             continue
         wrong = [schedule_mistakes(step, *setting) for step in range(setting[0])]
@@ -101,13 +101,12 @@ def trapezoid(answer):
         raise Wrong(f"{given}, it gives {rates[i]:.6g} at step {i}; {right[i]:.6g} is right.")
 
 
-def require_rate(answer, *arguments):
-    """What a schedule gives, as a float."""
-    rate = require_result(answer, *arguments)
-    rate = rate.item() if isinstance(rate, torch.Tensor) and rate.numel() == 1 else rate
-    is_number = isinstance(rate, Real) and not isinstance(rate, bool)
-    require(is_number, f"It returns {describe_type(rate)}; it should return a number.")
-    return float(rate)
+def require_float(given, wanted="a number"):
+    """What an answer gives, a number or a tensor with one, as a float."""
+    number = given.item() if isinstance(given, torch.Tensor) and given.numel() == 1 else given
+    is_number = isinstance(number, Real) and not isinstance(number, bool)
+    require(is_number, f"It returns {describe_type(given)}; it should return {wanted}.")
+    return float(number)
 
 
 PARTS = ((3, 7), (1, 12), (2, 4))  # numbers of windows and of tokens
@@ -158,13 +157,9 @@ def accumulate(answer):
             again = "With old gradients in .grad it gives other ones: they must be cleared first."
             require(first, again)
             raise Wrong("The gradients differ from those of the mean loss over all tokens.")
-    loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
-    is_number = (isinstance(loss, Real) and not isinstance(loss, bool)) or (
-        isinstance(loss, torch.Tensor) and loss.numel() == 1
-    )
-    require(is_number, f"It returns {describe_type(loss)}; it should return the mean loss.")
-    words = f"The gradients are right, but it returns {float(loss):.4f}; the mean loss is {right.item():.4f}."
-    require(abs(float(loss) - right.item()) < 1e-3, words)
+    loss = require_float(loss, "the mean loss")
+    words = f"The gradients are right, but it returns {loss:.4f}; the mean loss is {right.item():.4f}."
+    require(abs(loss - right.item()) < 1e-3, words)
 
 
 def run(answer, model, parts):
