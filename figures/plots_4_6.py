@@ -1,39 +1,31 @@
 """The plots of 4.6, drawn from what its cells compute."""
 
 import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
 
 from figures.drawing import COLORS
 from figures.shapes import tint
 
 
 def draw_starts(cases, guessing):
-    """A figure of fresh models, {name: (loss, correlation without blocks, correlation)}: do they read?"""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.3, 3.3), sharey=True)
+    """A figure of fresh models, {name: (loss, correlation of their answers to two texts)}: do they read?"""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.3, 2.7), sharey=True)
     ink, blue, red = COLORS["ink"], COLORS["norm"], COLORS["shortcut"]
-    for i, (loss, *correlations) in enumerate(cases.values()):
+    for i, (loss, correlation) in enumerate(cases.values()):
         left.semilogx(loss, i, "o", color=ink, markersize=8)
         left.annotate(f"{loss:.1f}", (loss, i), (9, -4), textcoords="offset points")
-        for value, shift, fill in zip(correlations, (-0.16, 0.16), ("white", blue), strict=True):
-            right.plot(value, i + shift, "s", color=blue, markersize=8, markerfacecolor=fill)
-            side = {"ha": "right" if value > 0.9 else "left", "textcoords": "offset points"}
-            right.annotate(f"{value:.2f}", (value, i + shift), (-9 if value > 0.9 else 9, -4), **side)
+        right.plot(correlation, i, "s", color=blue, markersize=8)
+        side, shift = ("right", -9) if correlation > 0.9 else ("left", 9)
+        look = {"textcoords": "offset points", "ha": side}
+        right.annotate(f"{correlation:.2f}", (correlation, i), (shift, -4), **look)
     left.axvline(guessing, color=red, linestyle="--", linewidth=1.6, zorder=5)
     left.text(1.1 * guessing, -0.6, f"guessing: {guessing:.1f}", color=red, va="center")
     left.set(title="Loss at step 0", xlim=(5, 1500), xticks=(10, 100, 1000), xticklabels=(10, 100, 1000))
     left.set(xlabel="cross-entropy (logarithmic)")
     left.minorticks_off()
-    left.set(yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.3, -0.9))
+    left.set(yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.5, -0.9))
     right.axvline(1, color=red, linestyle="--", linewidth=1.6)
     right.text(0.97, -0.6, "1: can't tell them apart", color=red, ha="right", va="center")
     right.set(title="Two texts, one answer?", xlim=(0, 1.08), xlabel="correlation of their logits")
-    looks = {"marker": "s", "linestyle": "", "color": blue, "markersize": 8}
-    key = [Line2D([], [], label="before the blocks", markerfacecolor="white", **looks)]
-    key += [
-        Line2D([], [], label="after 12 blocks", **looks),
-        Line2D([], [], label="loss of the whole model", marker="o", linestyle="", color=ink, markersize=8),
-    ]
-    fig.legend(handles=key, loc="outside lower center", ncols=3, frameon=False)
     return fig
 
 
