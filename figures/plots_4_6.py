@@ -2,8 +2,17 @@
 
 import matplotlib.pyplot as plt
 
+from figures.computed import weight_tying
 from figures.drawing import COLORS
 from figures.shapes import tint
+
+
+def draw_tying(pieces, rows, h):
+    """A figure of the tied model: the final vector `h` (D,), compared with the `rows` (n, D) of n tokens."""
+    scores = rows @ h
+    best = scores.argmax().item()
+    features = rows[best].abs().topk(4).indices  # four of all D
+    return weight_tying(pieces, rows[:, features], h[features], scores, best)
 
 
 def draw_starts(cases, guessing):
