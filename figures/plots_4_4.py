@@ -90,8 +90,13 @@ def draw_gradients(plain, shortcuts):
     return fig
 
 
-def draw_ellipses(matrices, title):
-    """A figure of what each matrix (2, 2), by name, makes of a circle; below, small ellipses are enlarged."""
+def draw_ellipses(one, two, four, title):
+    """A figure of a circle and of what the Jacobian (2, 2) of one, two and four layers makes of it.
+
+    A second row enlarges ellipses that are too small to see.
+    """
+    matrices = {"a circle of steps": torch.eye(2)}
+    matrices |= {"after 1 layer": one, "after 2 layers": two, "after 4 layers": four}
     angle = torch.linspace(0, 2 * torch.pi, 121)
     circle = torch.stack([angle.cos(), angle.sin()])
     parts = {name: torch.linalg.svd(matrix) for name, matrix in matrices.items()}
@@ -123,12 +128,12 @@ def draw_ellipses(matrices, title):
     return fig
 
 
-def draw_signals(forward, backward):
-    """A figure of the RMS of x, left, and of its gradient, right, (starts, layers + 1) for each kind."""
+def draw_signals(signals):
+    """A figure of the RMS of x, left, and of its gradient, right: (starts, 2, layers + 1) for each kind."""
     fig, axes = plt.subplots(1, 2, figsize=(7.3, 3.8), sharey=True)
     bottom, top = -4, 3
-    for ax, signals in zip(axes, (forward, backward), strict=True):
-        middles = {kind: draw_range(ax, values, NETWORKS[kind]) for kind, values in signals.items()}
+    for i, ax in enumerate(axes):
+        middles = {kind: draw_range(ax, values[:, i], NETWORKS[kind]) for kind, values in signals.items()}
         ends = {kind: middle[-1].log10().item() for kind, middle in middles.items()}
         depth = len(middles["plain"]) - 1
         for kind in [kind for kind, end in ends.items() if end < bottom]:  # a curve that leaves the axes
@@ -146,29 +151,18 @@ def draw_signals(forward, backward):
 
 
 def draw_directions(stretch):
-    """A figure of sorted singular values, (starts, 16) for each kind.
-
-    Values below 1e-12 of the largest are mostly rounding errors. They are drawn at the bottom.
-    """
-    fig, ax = plt.subplots(figsize=(7.3, 4.4))
-    places = {"plain": (0.4, 1e-16), "shortcuts only": (0.3, 600), "norm only": (2.2, 1e-6)}
-    places["norm + shortcuts"] = (10, 6)
-    floors = {"plain": 1e-26, "norm only": 1e-24}
+    """A figure of sorted singular values, (starts, 16) for each kind, as shares of each network's largest."""
+    fig, ax = plt.subplots(figsize=(7.3, 3.8))
+    ax.axhspan(1e-12, 1e-3, color="#EEEEEE", linewidth=0)
     for (kind, values), marker in zip(stretch.items(), "osD^", strict=True):
-        clear = (values > 1e-12 * values[:, :1]).all(dim=0).sum().item()
-        middle, style = draw_range(ax, values[:, :clear], NETWORKS[kind]), {"color": NETWORKS[kind]["color"]}
-        for lost in (False, True):
-            chosen = [i for i in range(clear) if (middle[i] < middle[0] / 1000).item() == lost]
-            fill = {"markerfacecolor": "white"} if lost else {}
-            ax.plot(chosen, middle[chosen], marker, markersize=6, **style, **fill)
-        ax.text(*places[kind], kind, **style)
-        if clear < 16:
-            rest = range(clear, 16)
-            ax.plot(rest, [floors[kind]] * len(rest), marker, markersize=6, markerfacecolor="white", **style)
-    ax.text(15.4, 3e3, "hollow: lost, below 1/1000 of the network's largest", fontsize=9, ha="right")
-    ax.text(8.5, 1e-25, "lost, and too close to 0 to draw:", fontsize=9, ha="right", va="center")
-    ax.set(yscale="log", xlabel="direction, from the most to the least stretched", xticks=range(16))
-    ax.set(ylabel="factor by which the\ndirection is stretched", ylim=(1e-28, 1e5))
-    ax.set_yticks([10.0**power for power in range(-24, 4, 3)])
-    ax.set_title("The norm keeps the scale, the shortcut keeps the directions")
+        shares = (values / values[:, :1]).clamp(min=1e-10)  # much smaller ones are mostly rounding errors
+        draw_range(ax, shares, NETWORKS[kind] | {"marker": marker, "markersize": 6})
+    places = {"plain": (9.9, 5e-6), "shortcuts only": (12, 1e-5), "norm only": (3.4, 1e-7)}
+    for kind, place in (places | {"norm + shortcuts": (10.5, 0.9)}).items():
+        ax.text(*place, kind, color=NETWORKS[kind]["color"], va="center")
+    ax.text(0, 1e-8, "gray: lost, below 1/1000\nof the largest value", fontsize=9, va="center")
+    ax.set(xlabel="direction, from the most to the least stretched", xticks=range(16))
+    ax.set(yscale="log", ylim=(1e-9, 10), ylabel="singular value ÷ the largest")
+    ax.set_yticks([10.0**power for power in range(-9, 1, 3)])
+    ax.set_title("Shortcuts keep the directions")
     return fig

@@ -6,7 +6,7 @@ from support import SMALL
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import GPTModel, LayerNorm, MultiHeadAttention, TransformerBlock
+from helpers import ExampleDeepNeuralNetwork, GPTModel, LayerNorm, MultiHeadAttention, TransformerBlock
 from notebooks import compare
 
 WIDTH, HEADS = SMALL["emb_dim"], SMALL["n_heads"]
@@ -337,13 +337,13 @@ def test_what_is_kept_for_the_backward_pass_is_counted_once_and_without_paramete
 # Trainings
 
 
-def test_networks_trained_side_by_side_learn_as_they_would_alone():
+def test_networks_trained_side_by_side_learn_as_they_would_alone(capsys):
     def network(seed):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)).double()
 
     x, y = torch.randn(2, 6, 3, dtype=torch.float64, generator=GENERATOR)
-    together = compare.train_side_by_side([network(0), network(1)], x, y[:, :2], steps=20)
+    together = compare.train_side_by_side("two", [network(0), network(1)], x, y[:, :2], steps=20)
     for seed in (0, 1):
         alone, losses = network(seed), []
         optimizer = torch.optim.Adam(alone.parameters(), lr=3e-3)
@@ -356,3 +356,17 @@ def test_networks_trained_side_by_side_learn_as_they_would_alone():
         expected = torch.tensor(losses, dtype=torch.float64)  # without rounding its gradients
         torch.testing.assert_close(together[:, seed], expected, rtol=1e-3, atol=0)
     assert (together[-1] < together[0]).all()
+    low, high = together[-1].min(), together[-1].max()
+    assert capsys.readouterr().out == f"two: loss {together[0].min():.2f} -> {low:.2f} to {high:.2f}\n"
+
+
+@pytest.mark.parametrize(("use_shortcut", "rms"), [(False, [1, 2, 4, 8]), (True, [1, 3, 9, 27])])
+def test_rms_by_layer_follows_x_and_its_gradient(use_shortcut, rms):
+    network = ExampleDeepNeuralNetwork([5] * 4, use_shortcut).double()
+    for layer in network.layers:  # each doubles x: its GELU is replaced, its weights are 2 * I, its biases 0
+        layer[0].weight.data, layer[1] = 2 * torch.eye(5, dtype=torch.float64), nn.Identity()
+        layer[0].bias.data.zero_()
+    found = compare.rms_by_layer(network)
+    assert found.shape == (2, 4) and ((0.8 < found[:, 0]) & (found[:, 0] < 1.2)).all()
+    expected = torch.tensor([rms, rms], dtype=torch.float64)
+    torch.testing.assert_close(found / found[:, :1], expected)

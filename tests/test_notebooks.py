@@ -186,6 +186,15 @@ def test_a_cell_fits_a_screen(path):
         assert len(lines) <= (35 if path in CHAPTER else 40) or "hide-input" in cell.metadata.get("tags", ())
 
 
+@each(CHAPTER)
+def test_most_cells_are_short(path):
+    lesson = read_notebook(path).cells
+    lesson = lesson[: [cell.source.startswith("## Exercises") for cell in lesson].index(True)]
+    visible = [c for c in lesson if c.cell_type == "code" and "hide-input" not in c.metadata.get("tags", ())]
+    lengths = [len(cell.source.splitlines()) for cell in visible]
+    assert sum(length <= 7 for length in lengths) > len(lengths) / 2, lengths
+
+
 @each(BEYOND)
 def test_has_the_anatomy_of_a_notebook_beyond_the_chapter(path):
     text, number = prose(path), path.stem.split("_")[1]
