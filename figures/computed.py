@@ -145,7 +145,7 @@ def continuation_tree(prompt, paths, greedy, note):
         head = f"token {place + 1}, probability"
         label(ax, start + (place + 1) * step - wide / 2, top + 0.32, head, size=SMALL)
     label(ax, WIDTH - 0.1, top + 0.32, "product", ha="right", size=SMALL)
-    notes = [("output", False, "greedy's path"), ("shortcut", True, "the best path")]
+    notes = [("output", False, "the greedy path"), ("shortcut", True, "the best path")]
     for place, (component, dashed, name) in enumerate(notes):
         y = top - 0.5 - 0.3 * place
         box(ax, 0.25, y, 0.3, 0.18, component, strength=0.6 - 0.3 * dashed, line=2, dashed=dashed)
