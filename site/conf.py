@@ -1,0 +1,81 @@
+"""How Sphinx builds the web edition: python -m sphinx -W site _site"""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.fileutil import copy_asset_file
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "site"))
+
+from sources import EDITED, lay_out  # noqa: E402
+
+# The address of the course on GitHub, such as https://github.com/owner/name: the workflow sets it. With it, pages
+# get their links "edit" and "open in Colab", and files that are no page a link to GitHub.
+REPOSITORY = os.environ.get("COURSE_REPOSITORY", "").rstrip("/")
+
+project = "GPT-2 from scratch"
+copyright = author = "the authors of GPT-2 from scratch, notebook by notebook"
+html_title = project
+language = "en"
+
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the stored outputs, which the tests compare
+nb_code_prompt_show = "Show the {type}"
+nb_code_prompt_hide = "Hide the {type}"
+mathjax_path = "tex-svg.js"  # one file with everything in it, so no page needs a network or a font
+copybutton_selector = "div.highlight pre:not(.cell_output pre)"  # code, not what it printed
+
+html_theme = "sphinx_book_theme"
+html_static_path = ["style.css"]
+html_css_files = ["style.css"]
+html_favicon = "favicon.svg"
+html_show_sphinx = html_copy_source = False
+html_theme_options = {
+    "navbar_persistent": [],
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+if REPOSITORY:
+    html_theme_options |= {
+        "repository_url": REPOSITORY,
+        "use_repository_button": True,
+        "use_edit_page_button": True,
+        "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+    }
+
+
+def edit_the_source(app, pagename, templatename, context, doctree):
+    """Let "edit" lead to the file that a page was made of."""
+    source = EDITED.get(pagename, f"{pagename}.ipynb")
+    context["get_edit_provider_and_url"] = lambda: ("GitHub", f"{REPOSITORY}/edit/main/{source}")
+
+
+def link_figures(app, doctree, docname):
+    """Let a click on a figure open it alone: on a telephone, it's too small to read in its page."""
+    for image in list(doctree.findall(nodes.image)):
+        if image["uri"] in app.env.images and "sd-card-img-top" not in image["classes"]:
+            file = f"{'../' * docname.count('/')}_images/{app.env.images[image['uri']][1]}"
+            image.replace_self(nodes.reference("", "", image.deepcopy(), refuri=file, internal=True))
+
+
+def copy_mathjax(app, error):
+    if app.builder.format == "html" and not error:
+        mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
+        copy_asset_file(mathjax / mathjax_path, app.outdir / "_static")
+
+
+def setup(app: Sphinx):
+    app.srcdir = lay_out(app.doctreedir / "pages", REPOSITORY)
+    app.connect("html-page-context", edit_the_source, priority=600)
+    app.connect("doctree-resolved", link_figures)
+    app.connect("build-finished", copy_mathjax)
