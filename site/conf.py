@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT / "site"))
 
 from sources import EDITED, lay_out  # noqa: E402
 
-# The address of the course on GitHub, such as https://github.com/owner/name: the workflow sets it. With it, pages
-# get their links "edit" and "open in Colab", and files that are no page a link to GitHub.
+# The address of the course on GitHub, such as https://github.com/owner/name; the workflow sets it. With it, pages
+# get the links "edit" and "open in Colab", and files without a page are linked on GitHub.
 REPOSITORY = os.environ.get("COURSE_REPOSITORY", "").rstrip("/")
 
 project = "GPT-2 from scratch"
@@ -36,18 +36,21 @@ html_theme = "sphinx_book_theme"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
 html_favicon = "favicon.svg"
-html_show_sphinx = html_copy_source = False
+html_context = {"default_mode": "auto"}  # light or dark, as the system is
+html_show_sphinx = html_copy_source = html_use_index = False
 html_theme_options = {
     "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
     "show_toc_level": 2,
+    "footer_content_items": ["copyright.html"],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 if REPOSITORY:
     html_theme_options |= {
         "repository_url": REPOSITORY,
+        "repository_branch": "main",
         "use_repository_button": True,
         "use_edit_page_button": True,
         "launch_buttons": {"colab_url": "https://colab.research.google.com"},
@@ -55,9 +58,15 @@ if REPOSITORY:
 
 
 def edit_the_source(app, pagename, templatename, context, doctree):
-    """Let "edit" lead to the file that a page was made of."""
-    source = EDITED.get(pagename, f"{pagename}.ipynb")
-    context["get_edit_provider_and_url"] = lambda: ("GitHub", f"{REPOSITORY}/edit/main/{source}")
+    """Let "edit" lead to the file that a page is made of. A module is made of several: no such link."""
+    for group in context.get("header_buttons", ()):
+        for button in list(group.get("buttons", ())):
+            if button.get("label") != "source-edit-button":
+                continue
+            if pagename in EDITED:
+                button["url"] = f"{REPOSITORY}/edit/main/{EDITED[pagename]}"
+            elif not pagename.startswith("notebooks/"):
+                group["buttons"].remove(button)
 
 
 def link_figures(app, doctree, docname):
@@ -65,7 +74,7 @@ def link_figures(app, doctree, docname):
     for image in list(doctree.findall(nodes.image)):
         if image["uri"] in app.env.images and "sd-card-img-top" not in image["classes"]:
             file = f"{'../' * docname.count('/')}_images/{app.env.images[image['uri']][1]}"
-            image.replace_self(nodes.reference("", "", image.deepcopy(), refuri=file, internal=True))
+            image.replace_self(nodes.reference("", "", image.deepcopy(), refuri=file, classes=["figure"]))
 
 
 def copy_mathjax(app, error):
@@ -76,6 +85,6 @@ def copy_mathjax(app, error):
 
 def setup(app: Sphinx):
     app.srcdir = lay_out(app.doctreedir / "pages", REPOSITORY)
-    app.connect("html-page-context", edit_the_source, priority=600)
+    app.connect("html-page-context", edit_the_source, priority=900)
     app.connect("doctree-resolved", link_figures)
     app.connect("build-finished", copy_mathjax)

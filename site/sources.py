@@ -9,14 +9,15 @@ import shutil
 from pathlib import Path
 
 import nbformat
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_markdown_cell, new_output
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MODULES = [path for path in ROOT.glob("*.py") if "Exported from the notebooks" in path.read_text("utf-8")]
+PART = re.compile(r"^# ---- (.+) \(notebooks/(.+\.ipynb)\) -+\n", re.M)  # the head of what a notebook exports
+MODULES = [path for path in ROOT.glob("*.py") if PART.search(path.read_text("utf-8"))]
 MODULES.sort(key=lambda path: (path.name != "helpers.py", path.name))  # the chapter's first
 PAGES = {"README.md": "index.md"} | {path.name: f"{path.stem}.md" for path in MODULES}
-EDITED = {"index": "site/index.md", "glossary": "site/glossary.md", "start": "README.md"}  # page -> its source
+EDITED = {"index": "site/index.md", "glossary": "site/glossary.md", "start": "README.md"}  # made of these
 START = ("Take the course", "How a notebook works", "If something is different on your machine")
 START += ("How it relates to the book", "License and credits")  # the README's sections on the page "start"
 COVERS = {  # the figure on the card of a lesson; without a line here, it's the lesson's last one
@@ -28,15 +29,14 @@ COVERS = {  # the figure on the card of a lesson; without a line here, it's the 
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")  # image? text, file, anchor
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.M | re.S)
-PART = re.compile(r"^# ---- (.+) \(notebooks/(.+\.ipynb)\) -+\n", re.M)
 ROW = re.compile(r"^\| \[([^\]]+)\]\(notebooks/([\w.]+\.ipynb)\) \| (.+) \| (.+) \|$", re.M)
 
 
 def lay_out(folder, repository=""):
-    """Write all pages to `folder`, with links to `repository` where they leave the site; return the folder."""
+    """Write all pages to `folder`, with links to `repository` for what isn't a page; return the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "notebooks").mkdir(parents=True)
-    shutil.copytree(ROOT / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(ROOT / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.py*", "__*"))
+    (folder / "notebooks").mkdir()
     readme = (ROOT / "README.md").read_text("utf-8")
     holder = {}  # a name -> the page of the module that holds it
     for path in MODULES:
@@ -73,7 +73,7 @@ def outside_code(change, text):
 def relink(text, folder, repository):
     """Let the links of a Markdown text in `folder` of the repository lead to pages.
 
-    A file without a page is linked on GitHub; while the repository has no address, its name stays as plain text.
+    A file without a page is linked on GitHub. While the repository has no address, only plain text stays.
     """
 
     def link(match):
@@ -114,6 +114,7 @@ def built_in():
     """Each name that a notebook exports -> the heading under which it does."""
     places = {}
     for path in NOTEBOOKS:
+        heading = ""
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "markdown":
                 headings = re.findall(r"^#+ (.+)", FENCE.sub("", cell.source), re.M)
@@ -124,7 +125,7 @@ def built_in():
 
 
 def module_page(path):
-    """A page with the whole of a module, each name under a heading and linked to where it's built; the names."""
+    """A page with the whole of a module, each name linked to where it's built; and the names."""
     head, *parts = PART.split(path.read_text("utf-8"))
     page, names, places = f"# {path.name}\n\n{block(head)}", [], built_in()
     for title, notebook, source in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
@@ -148,8 +149,9 @@ def block(source):
 
 
 def lesson(path, holder, repository):
-    """A notebook whose links lead to pages, and whose classes are linked to the page that holds them."""
+    """A notebook as a page: links lead to pages, classes to their module, and outputs show their figures."""
     notebook = nbformat.read(path, as_version=4)
+    move_figures(notebook.cells)
     mention = re.compile(r"^#.*$|\[[^\]]*\]\([^)]*\)|`(\w+)`", re.M)  # a heading or a link stays as it is
     new, cells = set(holder), []
 
@@ -167,11 +169,26 @@ def lesson(path, holder, repository):
         if cell.cell_type == "markdown":
             text = relink(cell.source, "notebooks", repository)
             cell.source = outside_code(lambda part: mention.sub(link, part), text)
-        elif cell.source.startswith("#| export"):
-            names = ", ".join(map(to_module, defined(cell.source)))
-            cells.append(new_markdown_cell(f":::{{div}} built\nThe course keeps it: {names}\n:::"))
+        elif cell.source.startswith("#| export") and (names := list(defined(cell.source))):
+            kept = f"Kept in {Path(holder[names[0]]).stem}.py: {', '.join(map(to_module, names))}"
+            cells.append(new_markdown_cell(f":::{{div}} built\n{kept}\n:::"))
+        cell.source = cell.source.removeprefix("# NBVAL_IGNORE_OUTPUT\n")  # for the tests
     notebook.cells = cells
     return nbformat.writes(notebook)
+
+
+def move_figures(cells):
+    """Show each figure in the output that now says where it is. So it's folded where the output is."""
+    for place, cell in enumerate(cells):
+        for output in list(cell.get("outputs", ())):
+            if mark := re.search(r"^Picture: (figures/.+), shown below\.\n", output.text, re.M):
+                text = next(later for later in cells[place:] if later.cell_type == "markdown")
+                figure = re.match(rf"!\[[^\]]*\]\(\.\./{re.escape(mark[1])}\)\n*", text.source)
+                text.source = text.source[figure.end() :]
+                output.text = output.text.replace(mark[0], "")
+                cell.outputs.append(new_output("display_data", {"text/markdown": figure[0].strip()}))
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("text", True)]
 
 
 # What the README becomes
@@ -191,8 +208,9 @@ def start_page(readme, repository):
 
 
 def index_page(readme, repository):
-    """site/index.md with its marks filled in: cards of the lessons, figures, and stored outputs; and the contents."""
-    page = (ROOT / "site" / "index.md").read_text("utf-8").replace("ADDRESS", repository or "ADDRESS_OF_THE_COURSE")
+    """site/index.md with its marks filled in (cards, figures, stored outputs), and the table of contents."""
+    page = (ROOT / "site" / "index.md").read_text("utf-8")
+    page = page.replace("ADDRESS", repository or "ADDRESS_OF_THE_COURSE")
     parts, contents = sections(readme, 2), ""
     seen = dict(sights(parts["What you will see"]))
     fill = {"figure": picture, "output": said, "cards": lambda title: grid(tables[title], seen)}
@@ -217,11 +235,11 @@ def images(path):
 
 
 def said(where):
-    """The first line of a notebook's stored outputs that begins as told: "name of the notebook, beginning"."""
+    """The first line with a given beginning in a notebook's stored outputs: "notebook, beginning"."""
     name, beginning = where.split(", ", 1)
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    lines = [line for cell in cells for output in cell.get("outputs", ()) for line in output.text.splitlines()]
-    line = next(line for line in lines if line.startswith(beginning))
+    printed = "".join(output.text for cell in cells for output in cell.get("outputs", ()))
+    line = next(line for line in printed.splitlines() if line.startswith(beginning))
     return re.sub(r"([^\w\s])", r"\\\1", re.sub(r"^step +\d+: ", "", line)) + " …"
 
 
@@ -237,7 +255,7 @@ def full(title, file):
 
 
 def grid(rows, seen):
-    """A card for each row of the README's table: where it leads, what one sees and builds there, how long it takes."""
+    """A card for each lesson in a table of the README: what you see there, what you build, how long it takes."""
     cards = []
     for title, file, builds, minutes in rows:
         shown = images(ROOT / "notebooks" / file)
