@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT / "site"))
 
 from sources import EDITED, lay_out  # noqa: E402
 
-# The address of the course on GitHub, such as https://github.com/owner/name; the workflow sets it. With it, pages
-# get the links "edit" and "open in Colab", and files without a page are linked on GitHub.
+# The address of the course on GitHub, such as https://github.com/owner/name; the workflow sets it. Once it's
+# known, pages get the links "edit" and "open in Colab", and files without a page are linked on GitHub.
 REPOSITORY = os.environ.get("COURSE_REPOSITORY", "").rstrip("/")
 
 project = "GPT-2 from scratch"

@@ -204,6 +204,9 @@ def start_page(readme, repository):
     found = sections(readme, 2)
     text = f"# {START[0]}\n{found[START[0]]}" + "".join(f"## {name}\n{found[name]}" for name in START[1:])
     text = text.replace("ADDRESS_OF_THIS_REPOSITORY", repository or "ADDRESS_OF_THE_COURSE")
+    text = text.replace(
+        "this repository", f"[the repository]({repository})" if repository else "the repository"
+    )
     return relink(text.replace("```python\n  !", "```ipython3\n  !"), "", repository)  # a line for the shell
 
 
@@ -255,7 +258,7 @@ def full(title, file):
 
 
 def grid(rows, seen):
-    """A card for each lesson in a table of the README: what you see there, what you build, how long it takes."""
+    """A card for each lesson in a table of the README: what you see, what you build, how long it takes."""
     cards = []
     for title, file, builds, minutes in rows:
         shown = images(ROOT / "notebooks" / file)
