@@ -32,6 +32,9 @@ nb_code_prompt_hide = "Hide the {type}"
 mathjax_path = "tex-svg.js"  # one file with everything in it, so no page needs a network or a font
 copybutton_selector = "div.highlight pre:not(.cell_output pre)"  # code, not what it printed
 
+linkcheck_anchors = False
+linkcheck_timeout = 10
+
 html_theme = "sphinx_book_theme"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
