@@ -1,4 +1,4 @@
-"""How Sphinx builds the web edition: python -m sphinx -W site _site"""
+"""How Sphinx builds the web edition: python -m sphinx -W site _site/html"""
 
 import os
 import sys

@@ -60,7 +60,7 @@ def pages_of(folder):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
+    folder = tmp_path_factory.mktemp("site") / "html"
     assert not sphinx(folder)
     return folder
 
@@ -178,8 +178,8 @@ def test_links_to_the_repository_appear_once_it_has_an_address(pages, tmp_path):
         return {link for link in links if "github.com/someone" in link or "colab" in link}
 
     assert not outside(pages) and "ADDRESS_OF_THE_COURSE" in pages["index.html"].text
-    assert not sphinx(tmp_path, REPOSITORY)
-    linked = pages_of(tmp_path)
+    assert not sphinx(tmp_path / "html", REPOSITORY)
+    linked = pages_of(tmp_path / "html")
     found, path = outside(linked), f"notebooks/{NOTEBOOKS[1].name}"
     assert {
         REPOSITORY,
