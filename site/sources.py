@@ -216,7 +216,8 @@ def index_page(readme, repository):
     page = page.replace("ADDRESS", repository or "ADDRESS_OF_THE_COURSE")
     parts, contents = sections(readme, 2), ""
     seen = dict(sights(parts["What you will see"]))
-    fill = {"figure": picture, "output": said, "cards": lambda title: grid(tables[title], seen)}
+    fill = {"figure": picture, "cards": lambda title: grid(tables[title], seen)}
+    fill |= {"first": lambda where: said(where, 0), "last": lambda where: said(where, -1)}
     tables = {title: ROW.findall(text) for title, text in sections(parts["The notebooks"], 3).items()}
     page = re.sub(r"<!-- (\w+): (.+) -->", lambda mark: fill[mark[1]](mark[2]), page)
     for title, rows in tables.items():
@@ -237,13 +238,13 @@ def images(path):
     return re.findall(r"!\[([^\]]*)\]\(\.\./figures/(.+?)\.svg\)", prose)
 
 
-def said(where):
-    """The first line with a given beginning in a notebook's stored outputs: "notebook, beginning"."""
+def said(where, which):
+    """One of the lines in a notebook's stored outputs that begin as `where` says: "notebook, pattern"."""
     name, beginning = where.split(", ", 1)
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    printed = "".join(output.text for cell in cells for output in cell.get("outputs", ()))
-    line = next(line for line in printed.splitlines() if line.startswith(beginning))
-    return re.sub(r"([^\w\s])", r"\\\1", re.sub(r"^step +\d+: ", "", line)) + " …"
+    printed = "\n".join(output.text for cell in cells for output in cell.get("outputs", ()))
+    line = re.findall(rf"^{beginning}.*", printed, re.M)[which]
+    return re.sub(r"([^\w\s])", r"\\\1", line) + " …"
 
 
 def sights(text):
