@@ -178,15 +178,18 @@ def lesson(path, holder, repository):
 
 
 def move_figures(cells):
-    """Show each figure in the output that now says where it is. So it's folded where the output is."""
+    """Where a text begins with the figure of the cell above it, show it in the output, which may be folded.
+
+    The output has a line that names the figure. Where the text shows it later on, both stay as they are.
+    """
     for place, cell in enumerate(cells):
         for output in list(cell.get("outputs", ())):
-            if mark := re.search(r"^Picture: (figures/.+), shown below\.\n", output.text, re.M):
-                text = next(later for later in cells[place:] if later.cell_type == "markdown")
-                figure = re.match(rf"!\[[^\]]*\]\(\.\./{re.escape(mark[1])}\)\n*", text.source)
-                text.source = text.source[figure.end() :]
-                output.text = output.text.replace(mark[0], "")
-                cell.outputs.append(new_output("display_data", {"text/markdown": figure[0].strip()}))
+            text = next(later for later in cells[place:] if later.cell_type == "markdown")
+            for line, file in re.findall(r"^(Picture: (figures/.+), shown below\.\n)", output.text, re.M):
+                if figure := re.match(rf"(!\[[^\]]*\]\(\.\./{re.escape(file)}\))\n*", text.source):
+                    text.source = text.source[figure.end() :]
+                    output.text = output.text.replace(line, "")
+                    cell.outputs.append(new_output("display_data", {"text/markdown": figure[1]}))
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("text", True)]
 
