@@ -247,7 +247,7 @@ def said(where, which):
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     printed = "\n".join(output.text for cell in cells for output in cell.get("outputs", ()))
     line = re.findall(rf"^{beginning}.*", printed, re.M)[which]
-    return re.sub(r"([^\w\s])", r"\\\1", line) + " …"
+    return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", line) + " …"  # no mark of its own is Markdown
 
 
 def sights(text):
