@@ -1,8 +1,8 @@
 """Visit every page of the built web edition in a browser, and say what a reader would stumble over.
 
     python -m sphinx -W site _site/html
-    python tests/site_browser.py _site/html                                   every page
-    python tests/site_browser.py _site/html 4.3 index --shots screenshots     two, with a screenshot of each view
+    python tests/site_browser.py _site/html                         every page
+    python tests/site_browser.py _site/html 4.3 index --shots .     two, with a screenshot of each view
 
 It needs a Chromium, as browser.py does.
 """
