@@ -47,13 +47,14 @@ def test_ruff(command):
 
 
 def test_every_requirement_is_pinned_once_and_has_its_reason():
-    course, tests = pins("requirements.txt"), pins("tests/requirements.txt")
-    assert course["torch"] == "2.13.0" and not course.keys() & tests.keys()
-    assert "\n-r ../requirements.txt\n" in (ROOT / "tests" / "requirements.txt").read_text(encoding="utf-8")
+    course, site, tests = map(pins, ("requirements.txt", "site/requirements.txt", "tests/requirements.txt"))
+    assert course["torch"] == "2.13.0" and len(course | site | tests) == len(course) + len(site) + len(tests)
+    included = (ROOT / "tests" / "requirements.txt").read_text(encoding="utf-8")
+    assert "\n-r ../requirements.txt\n-r ../site/requirements.txt\n" in included
 
 
 def test_the_course_imports_nothing_that_only_the_tests_install():
-    only_tests = pins("tests/requirements.txt").keys()
+    only_tests = (pins("site/requirements.txt") | pins("tests/requirements.txt")).keys()
     names = imported("notebooks", "figures")
     distributions = packages_distributions()
     assert {"torch", "matplotlib", "nbformat"} <= names
