@@ -120,7 +120,8 @@ def draw_ellipses(one, two, four, title):
             ax.set_xlabel(f"enlarged {zoom} times")
         else:
             ax.set_title(name, fontsize=10, weight="normal")
-            lengths = [np.format_float_positional(v, 2, fractional=False, min_digits=2, trim="k") for v in s.tolist()]
+            digits = {"precision": 2, "min_digits": 2, "fractional": False}
+            lengths = [np.format_float_positional(v, **digits) for v in s.tolist()]
             ax.set_xlabel("half-axes\n" + " and ".join(lengths))
     note = "orange: the longer half-axis · blue: the shorter · gray: the circle of steps"
     fig.supxlabel(note, fontsize=9)
