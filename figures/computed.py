@@ -167,7 +167,9 @@ def key_value_cache(pieces):
         for place, piece in enumerate(pieces[:count]):
             y, new, old = high - pitch * (place + 1), place == count - 1, place < kept
             look = {"size": SMALL, "strength": 0.6 if new else 0.15, "line": 1.6 if new else 0.8}
-            box(ax, left + 0.55, y, 0.94, deep, "text", shown(piece), size=SMALL, strength=0.1 if old else 0.5)
+            box(
+                ax, left + 0.55, y, 0.94, deep, "text", shown(piece), size=SMALL, strength=0.1 if old else 0.5
+            )
             words = "new" if new else "kept" if old else "recomputed"
             look["dashed"] = not (new or old)
             box(ax, left + 1.75, y, 0.94, deep, "text" if old else "attention", words, **look)

@@ -51,6 +51,17 @@ def draw_passes(passes):
             look = {"strength": 0.35} if good else {"strength": 0.05, "dashed": True, "line": 0.8}
             words = shown(piece, wide - 0.34) + (" ✓" if good else " ✗")
             color = COLORS["ink"] if good else "#666666"
-            box(ax, x, y, wide, 0.28, "feed_forward" if good else "text", words, size=SMALL, color=color, **look)
+            box(
+                ax,
+                x,
+                y,
+                wide,
+                0.28,
+                "feed_forward" if good else "text",
+                words,
+                size=SMALL,
+                color=color,
+                **look,
+            )
         box(ax, 6.6, y, wide, 0.28, "attention", shown(own, wide - 0.1), size=SMALL, strength=0.6, line=2)
     return fig

@@ -8,14 +8,13 @@ from helpers import GPTModel  # the shipped one, whatever `use` puts in its plac
 from .require import (
     SMALL,
     describe_type,
-    is_close,
     number_exercise,
     randomized,
     require,
     require_equal,
     require_result,
 )
-from .runner import NotAttempted, exercise
+from .runner import NotAttempted, Wrong, exercise
 
 MEGABYTES = 2 * 48 * 1600 * 1024 * 2 * 8 / 2**20
 
@@ -40,112 +39,89 @@ cache_memory = number_exercise(
 )
 
 
-APPENDS = (  # room, places in use, new tokens
-    (4, 0, 3),
-    (4, 3, 1),
-    (4, 4, 1),
-    (4, 3, 2),
-    (3, 1, 7),
-    (1, 1, 1),
-)
+APPENDS = ((4, 0, 3), (4, 3, 1), (4, 4, 1), (4, 3, 2), (3, 1, 7), (1, 1, 1))  # room, in use, new
 
 
 @exercise("beyond 3.2", "It copies only when the room runs out.")
 def append_to_cache(answer):
     require(callable(answer), f"Hand over the function itself; this is {describe_type(answer)}.")
     for room, length, T in APPENDS:
-        old, new, end = torch.randn(2, 3, room, 5).double(), torch.randn(2, 3, T, 5).double(), length + T
-        given = f"With room for {room}, of which {length} are in use, and {T} new"
-        buffer, kept = old.clone(), new.clone()
-        result = answer(buffer, length, kept)
-        if result is ... or (isinstance(result, tuple) and ... in map(type_or_ellipsis, result)):
+        end, given = length + T, f"With room for {room}, {length} in use, and {T} new, it"
+        old, new = torch.randn(2, 3, room, 5).double(), torch.randn(2, 3, T, 5).double()
+        buffer, copy = old.clone(), new.clone()
+        result = answer(buffer, length, copy)
+        if result is ...:
             raise NotAttempted
-        pair = isinstance(result, (tuple, list)) and len(result) == 2 and isinstance(result[0], torch.Tensor)
-        require(pair, f"It returns {describe_type(result)}; it should return the buffer and the new length.")
-        require(torch.equal(new, kept), "It changes `new`, which the caller still needs.")
+        is_pair = isinstance(result, (tuple, list)) and len(result) == 2
+        words = f"It returns {describe_type(result)}; it should return the buffer and the new length."
+        require(is_pair and isinstance(result[0], torch.Tensor), words)
+        require(torch.equal(new, copy), "It changes `new`, which the caller still needs.")
         after, n = result
-        words = f"{given}, it returns the length {n}; {end} is right."
-        require(isinstance(n, int) and n == end or torch.is_tensor(n) and n.item() == end, words)
-        fits = end <= room
-        right = room if fits else max(2 * room, end)
-        shape = (2, 3, right, 5)
         require(after.dtype == old.dtype, f"The buffer was {old.dtype}; now it is {after.dtype}.")
-        moved = after.data_ptr() != buffer.data_ptr()
-        words = f"{given}, there is room, but it makes a new buffer: write into the one you have."
-        require(not (fits and moved), words)
-        words = f"{given}, it returns only what is in use; return the whole buffer."
-        require(not (fits and after.shape[2] < room), words)
-        words = f"{given}, the new buffer has the shape {tuple(after.shape)}; {shape} is right."
-        if after.shape[2:3] == (end,) and end < right:
-            words = f"{given}, the new buffer is full at once: it should have twice the room, {right}."
-        require(after.shape == shape, words)
-        mistakes = {
-            f"{given}, the old tokens get lost": is_close(after[:, :, length:end], new) and length > 0,
-            f"{given}, the new tokens don't stand right behind the old ones": True,
-        }
-        whole = torch.cat([old[:, :, :length], new], dim=2)
-        if not torch.equal(after[:, :, :end], whole):
-            require(False, f"{next(words for words, found in mistakes.items() if found)}.")
-
-
-def type_or_ellipsis(thing):
-    return ... if thing is ... else type(thing)
+        require(n == end, f"{given} returns the length {n}; {end} is right.")
+        if end <= room:
+            is_same = after.data_ptr() == buffer.data_ptr()
+            require(is_same, f"{given} makes a new buffer, though there is room in the one it has.")
+        right = (2, 3, room if end <= room else max(2 * room, end), 5)
+        words = f"{given} returns a buffer of shape {tuple(after.shape)}; {right} is right."
+        if after.shape == (2, 3, end, 5):
+            words = f"{given} returns a buffer without any room to spare; it should have room for {right[2]}."
+        require(after.shape == right, words)
+        require(
+            torch.equal(after[:, :, :length], old[:, :, :length]), f"{given} loses or moves the old ones."
+        )
+        place = f"{given} doesn't put the new ones at places {length} to {end - 1}, right behind the old."
+        require(torch.equal(after[:, :, length:end], new), place)
 
 
 class Reader:
-    """A model with a cache, which writes down what it reads, as pairs (start, number of tokens)."""
+    """A model that seems to have a cache. It knows what was read where, and how many passes it took."""
 
-    def __init__(self, model):
-        self.model, self.text, self.passes = model, None, []
+    def __init__(self, model, B):
+        self.model, self.text, self.passes = model, torch.empty(B, 0, dtype=torch.long), []
 
     def __call__(self, ids, start=None):
         require(start is not None, "read needs `start`, too: how many tokens came before?")
-        require(torch.is_tensor(ids) and ids.ndim == 2, "read needs ids of shape (B, T).")
-        n, start = 0 if self.text is None else self.text.shape[1], int(start)
-        self.passes.append((start, ids.shape[1]))
-        words = f"In its pass {len(self.passes) - 1}, it reads at start = {start}"
-        require(start <= n, f"{words}, but the cache has only {n} tokens.")
-        end = start + ids.shape[1]
-        limit = SMALL["context_length"]
-        require(end <= limit, f"{words} up to {end}, but the text never gets longer than {limit}.")
-        whole = start == 0 and end > n
-        again = f"{words}, where the cache has {n} tokens already: read only what is new."
-        require(start == n or whole, again if ids.shape[1] > 1 else f"{again[:-1]}, at its place in the text.")
-        require(not (whole and n), f"In its pass {len(self.passes) - 1}, it reads the whole text again.")
-        self.text = ids if self.text is None else torch.cat([self.text[:, :start], ids], dim=1)
+        n, words = self.text.shape[1], f"Pass {len(self.passes)} reads at start = {start}"
+        if start != n:
+            require(start <= n, f"{words}, but only {n} tokens have been read.")
+            again = f"Pass {len(self.passes)} reads the old tokens again; read only what is new."
+            require(ids.shape[1] == 1, again)
+            raise Wrong(f"{words} a token that {n} others precede.")
+        self.passes.append(ids.shape[1])
+        self.text = torch.cat([self.text, ids], dim=1)
         return self.model(self.text)[:, -1:]
 
 
-@exercise("beyond 3.3", "One pass over the prompt, and one for each token but the last.")
+@exercise("beyond 3.3", "One pass over the prompt, and one over each new token but the last.")
 def cached_loop(answer):
+    require(callable(answer), f"Hand over the function itself; this is {describe_type(answer)}.")
     model = talking_model()
     for B, T, n in ((1, 4, 5), (2, 3, 4), (1, 1, 6), (2, 5, 1)):
         ids = torch.randint(SMALL["vocab_size"], (B, T))
         right = ids
         for _ in range(n):
             right = torch.cat([right, model(right)[:, -1:].argmax(dim=-1)], dim=1)
-        read = Reader(model)
-        result = require_result(lambda ids, n, read=read: answer(read, ids, n) if callable(answer) else answer(), ids, n)  # fmt: skip
+        read = Reader(model, B)
+        result = require_result(lambda ids, n, read=read: answer(read, ids, n), ids, n)
         mistakes = {
+            "It returns the prompt as it was": ids,
             "It returns only the new tokens; return the whole text": right[:, T:],
             "It stops one token early": right[:, :-1],
-            "It returns the prompt as it was": ids,
         }
-        given = f"For a prompt of shape {(B, T)} and {n} new tokens"
-        require(read.passes or not torch.is_tensor(result), "It never calls read.")
-        require_equal(result, right, mistakes, given)
-        words = "It reads the prompt token by token; one pass can read all of it."
-        require(read.passes[0] == (0, T), words)
-        require(len(read.passes) == n, "It reads the last token, too, for whose logits there is no use.")
+        require_equal(result, right, mistakes, f"For a prompt of shape {(B, T)} and {n} new tokens")
+        words = "It reads the prompt in several passes; one is enough."
+        require(read.passes[0] == T, words)
+        require(len(read.passes) == n, "It reads the last token, too, whose logits nobody uses.")
 
 
 def talking_model():
-    """A small model with random parameters in which the tokens decide what comes next."""
+    """A small model with random parameters, in which the tokens decide what comes next."""
     return randomized(GPTModel({**SMALL}), size=0.4).eval().requires_grad_(False)
 
 
 def read_with_cache(model, ids, cache, place):
-    """The function of exercise 3.4, whose new tokens begin at `place`."""
+    """The function of exercise 3.4, whose tokens have the positions from `place` on."""
     B, T = ids.shape
     x = model.tok_emb(ids) + model.pos_emb(torch.arange(place, place + T))
     for block in model.trf_blocks:
@@ -163,37 +139,40 @@ def read_with_cache(model, ids, cache, place):
     return model.out_head(model.final_norm(x[:, -1:]))
 
 
-PLACES = {  # where a mistake puts the token after `n` others
-    "The prompt's logits are right, those of the next token aren't: the mistake is still there": lambda n: 0,
+PROMPT = 6  # tokens; no other count below is 5, 6, or 7
+PLACES = {  # where each mistake puts the token that n others precede
+    "The prompt's logits are right, the next token's aren't: the mistake is still there": lambda n: 0,
     "The new token is one place too far to the right": lambda n: n + 1,
-    "The new token is one place too far to the left, where the token before it is": lambda n: n - 1,
-    "The position is that of the blocks in the cache; count its tokens": lambda n: SMALL["n_layers"],
-    "The position is the number of heads; the tokens are in dimension 2": lambda n: SMALL["n_heads"],
-    "The position is the size of a head; the tokens are in dimension 2": lambda n: (
+    "The new token is one place too far to the left": lambda n: n - 1,
+    "All new tokens have the same position": lambda n: PROMPT,
+    "That counts the blocks in the cache, not the tokens": lambda n: SMALL["n_layers"],
+    "That counts the texts, not the tokens: they are in dimension 2": lambda n: 1,
+    "That counts the heads, not the tokens: they are in dimension 2": lambda n: SMALL["n_heads"],
+    "That is the size of a head; the tokens are in dimension 2": lambda n: (
         SMALL["emb_dim"] // SMALL["n_heads"]
     ),
-    "The position is that of the last token in the prompt, for all new tokens": lambda n: 4,
 }
 
 
-@exercise("beyond 3.4", "Each token gets the position that it has in the text.")
+@exercise("beyond 3.4", "Each token has the position that it has in the text.", write=(GPTModel,))
 def mended_cache(answer):
-    model = talking_model()
     require(callable(answer), f"Hand over the function itself; this is {describe_type(answer)}.")
+    model = talking_model()
     for again in (False, True):
-        ids, cache = torch.randint(SMALL["vocab_size"], (1 + again, 9)), {}
-        wrong = {words: {} for words in PLACES}
-        for start, end in ((0, 5), (5, 6), (6, 7), (7, 8), (8, 9)):
-            new = ids[:, start:end]
+        ids, cache = torch.randint(SMALL["vocab_size"], (1 + again, PROMPT + 4)), {}
+        mine, wrong = {}, {words: {} for words in PLACES}
+        for start in (0, *range(PROMPT, PROMPT + 4)):
+            new = ids[:, start : start + 1] if start else ids[:, :PROMPT]
             result = answer(model, new.clone(), cache)
             if result is ...:
                 raise NotAttempted
+            right = read_with_cache(model, new, mine, start)
             mistakes = {
                 words: read_with_cache(model, new, wrong[words], place(start) if start else 0)
                 for words, place in PLACES.items()
             }
-            given = f"For a new cache and a prompt of {end} tokens" if not start else f"For token {start}"
-            if again and not start:
-                given = "With a second, empty cache"
-            right = model(ids[:, :end])[:, -1:]
+            given = (
+                f"For the token that {start} others precede," if start else "For a prompt and an empty cache,"
+            )
+            given = "For another prompt and a new cache," if again and not start else given
             require_equal(result, right, mistakes if start else {}, given)
