@@ -379,8 +379,7 @@ class CachedGPT:
 
     Call it like the model, with all ids so far; the logits are the model's, also after its weights changed.
     Shape: (B, T) -> (B, scored, V), the logits of the last positions, without a graph.
-    Raises ValueError, naming the part, for a model that isn't all the course's own. One thread at a time.
-    A write that PyTorch doesn't count, such as in place through .data, goes unnoticed.
+    Raises ValueError for a model that isn't the course's own. For one thread. Writes to .data go unnoticed.
     """
 
     def __init__(self, model):
