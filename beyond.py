@@ -404,7 +404,7 @@ class CachedGPT:
             if self.ids is None or len(self.ids) != len(ids):
                 self.ids, self.cache = ids[:, :0], new_cache(self.model, len(ids), self.limit)
             n = max(0, min(self.ids.shape[1], ids.shape[1] - scored))
-            start = int((ids[:, :n] == self.ids[:, :n]).all(dim=0).cumprod(dim=0).sum())  # so far they agree
+            start = int((ids[:, :n] == self.ids[:, :n]).all(dim=0).cumprod(dim=0).sum())  # how far they agree
             self.ids = self.ids[:, :start]  # all that counts as read if this is interrupted
             logits = plain_gpt2(self.tensors, ids[:, start:], start, self.cache, scored)
             self.ids = ids.clone()
