@@ -163,16 +163,20 @@ def mended_cache(answer):
         mine, wrong = {}, {words: {} for words in PLACES}
         for start in (0, *range(PROMPT, PROMPT + 4)):
             new = ids[:, start : start + 1] if start else ids[:, :PROMPT]
+            read = []
+            hook = model.tok_emb.register_forward_hook(lambda part, args, y, read=read: read.append(args[0]))
             result = answer(model, new.clone(), cache)
+            hook.remove()
             if result is ...:
                 raise NotAttempted
+            twice = any(tokens.shape[-1] > new.shape[1] for tokens in read)
+            require(not twice, "It reads old tokens again; what they leave behind is in the cache.")
             right = read_with_cache(model, new, mine, start)
             mistakes = {
                 words: read_with_cache(model, new, wrong[words], place(start) if start else 0)
                 for words, place in PLACES.items()
             }
-            given = (
-                f"For the token that {start} others precede," if start else "For a prompt and an empty cache,"
-            )
-            given = "For another prompt and a new cache," if again and not start else given
+            mistakes["The new token doesn't look at the old ones"] = read_with_cache(model, new, {}, start)
+            given = f"For {'another prompt and a new' if again else 'a prompt and an empty'} cache,"
+            given = f"For the token that {start} others precede," if start else given
             require_equal(result, right, mistakes if start else {}, given)

@@ -336,6 +336,16 @@ def mixes_texts(model, ids, cache):
     return variant(first_block)(model, ids, cache).flip(0)
 
 
+def reads_all_again(model, ids, cache):
+    cache["text"] = torch.cat([cache.get("text", ids[:, :0]), ids], dim=1)
+    return variant(first_block)(model, cache["text"], {})
+
+
+def forgets(model, ids, cache):
+    cache["length"] = cache.get("length", 0) + ids.shape[1]
+    return variant(lambda *_: cache["length"] - ids.shape[1])(model, ids, {})
+
+
 def dimension(n):
     return lambda model, cache: cache[model.trf_blocks[0]][0].shape[n] if cache else 0
 
@@ -358,6 +368,8 @@ WRONG["mended_cache"] = [
     (variant(dimension(1)), "counts the heads"),
     (variant(dimension(3)), "the size of a head"),
     (variant(lambda model, cache: COUNT[0], counts_for_ever), "IndexError"),
+    (reads_all_again, "It reads old tokens again"),
+    (forgets, "doesn't look at the old ones"),
     (mixes_texts, "For another prompt and a new cache, it gives"),
     (
         variant(first_block, attend=F.scaled_dot_product_attention),
