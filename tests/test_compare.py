@@ -356,3 +356,16 @@ def test_networks_trained_side_by_side_learn_as_they_would_alone():
         expected = torch.tensor(losses, dtype=torch.float64)  # without rounding its gradients
         torch.testing.assert_close(together[:, seed], expected, rtol=1e-3, atol=0)
     assert (together[-1] < together[0]).all()
+
+
+def test_multiplications_are_those_of_the_matrices():
+    assert compare.multiplications(nn.Linear(3, 5), torch.ones(2, 3)) == 2 * 3 * 5
+    q = torch.ones(1, 2, 4, 8)  # the fused kernel, too: scores and weighted values
+    assert compare.multiplications(F.scaled_dot_product_attention, q, q, q) == 2 * 2 * 4 * 4 * 8
+
+
+def test_milliseconds_are_the_median_after_a_warm_up(monkeypatch):
+    clock = iter([0, 50, 0, 0.001, 0, 0.009, 0, 0.002])  # the start and the end of each call
+    monkeypatch.setattr(compare.time, "perf_counter", lambda: next(clock))
+    given = []
+    assert compare.milliseconds(given.append, 7, repeats=3) == 2 and given == [7] * 4
