@@ -308,8 +308,10 @@ from helpers import (
     LayerNorm,
     MultiHeadAttention,
     TransformerBlock,
+    check_generation,
     check_token_ids,
     count_parameters,
+    generate_text_simple,
 )
 
 
@@ -346,11 +348,11 @@ def new_cache(model, batch, length):
     return cache
 
 
-def plain_gpt2(tensors, ids, start, cache):
-    """GPT-2 in plain functions: reads `ids` after the `start` tokens in `cache`, scores the last.
+def plain_gpt2(tensors, ids, start, cache, scored=1):
+    """GPT-2 in plain functions: reads `ids` after the `start` tokens in `cache`, scores the last positions.
 
     `cache` has keys and values for each block, as from `new_cache`; those of `ids` are added to it.
-    Shape: (B, T) -> (B, 1, V).
+    Shape: (B, T) -> (B, scored, V).
     Source: Pope and others (2022), https://arxiv.org/abs/2211.05102, section 2, for the cache.
     """
     B, T = ids.shape
@@ -368,17 +370,16 @@ def plain_gpt2(tensors, ids, start, cache):
         x = x + F.linear(context.transpose(1, 2).flatten(0, 1).flatten(1), *out_proj)
         h = F.gelu(F.linear(torch.layer_norm(x, *norm2), *wide), approximate="tanh")
         x = x + F.linear(h, *narrow)
-    last = torch.layer_norm(x.view(B, T, -1)[:, -1], *final_norm)  # (B, D)
-    return F.linear(last, *out_head)[:, None]
+    last = torch.layer_norm(x.view(B, T, -1)[:, -scored:], *final_norm)  # (B, scored, D)
+    return F.linear(last, *out_head)
 
 
 class CachedGPT:
     """A GPTModel that remembers the keys and values of what it has read, and reads only what is new.
 
     Call it like the model, with all ids so far; the logits are the model's, also after its weights changed.
-    Shape: (B, T) token ids -> (B, 1, V) logits of the last position, without a graph.
-    Raises ValueError, naming the part, for a model that is not as the course's files define it.
-    One thread at a time. A write that PyTorch doesn't count, such as in place through .data, goes unnoticed.
+    Shape: (B, T) -> (B, scored, V), the logits of the last positions, without a graph.
+    Raises ValueError for a model that isn't the course's own. For one thread. Writes to .data go unnoticed.
     """
 
     def __init__(self, model):
@@ -396,17 +397,16 @@ class CachedGPT:
             self.kept = [p.detach() for p in self.model.parameters()]  # so that no address is used again
             self.mark = fingerprint(self.model)
 
-    def __call__(self, ids):
+    def __call__(self, ids, scored=1):
         self.notice_changes()
         check_token_ids(ids, self.model.tok_emb.num_embeddings, self.limit)
         with torch.inference_mode():
-            if self.cache is None or len(self.cache[0][0]) != len(ids):
-                self.ids, self.cache = None, new_cache(self.model, len(ids), self.limit)
-            start = 0
-            if self.ids is not None and torch.equal(ids[:, : self.ids.shape[1]], self.ids):
-                start = min(self.ids.shape[1], ids.shape[1] - 1)  # the last is read again, for its logits
-            self.ids = None  # if this is interrupted, nothing half written counts as read
-            logits = plain_gpt2(self.tensors, ids[:, start:], start, self.cache)
+            if self.ids is None or len(self.ids) != len(ids):
+                self.ids, self.cache = ids[:, :0], new_cache(self.model, len(ids), self.limit)
+            n = max(0, min(self.ids.shape[1], ids.shape[1] - scored))
+            start = int((ids[:, :n] == self.ids[:, :n]).all(dim=0).cumprod(dim=0).sum())  # how far they agree
+            self.ids = self.ids[:, :start]  # all that counts as read if this is interrupted
+            logits = plain_gpt2(self.tensors, ids[:, start:], start, self.cache, scored)
             self.ids = ids.clone()
         return logits.clone()  # made outside of inference mode: a tensor like any other
 
@@ -498,3 +498,24 @@ def fingerprint(model):
                 marks.append(tensor._version)
         parts += [child for child in own["_modules"].values() if child is not None]
     return hash(tuple(marks))
+
+
+@torch.no_grad()
+def speculative(model, draft, idx, max_new_tokens, context_size, guesses=4):
+    """Continue `idx` greedily with `model`, a CachedGPT, which checks what the cheaper `draft` guesses.
+
+    The tokens are those of `generate_text_simple(model, ...)`, up to ties that rounding decides.
+    Shape: (1, T) -> (1, T + max_new_tokens); also returns how many guesses each pass accepted.
+    Source: Leviathan and others (2022), https://arxiv.org/abs/2211.17192.
+    """
+    check_generation(idx, max_new_tokens, context_size)
+    if len(idx) != 1:
+        raise ValueError(f"texts would accept different numbers of guesses: give one, not {len(idx)}")
+    accepted, end = [], idx.shape[1] + max_new_tokens
+    while (T := idx.shape[1]) < end:
+        n = max(0, min(guesses, end - T - 1, context_size - T))  # none once the window slides
+        guessed = generate_text_simple(draft, idx, n, context_size)  # (1, T + n)
+        choices = model(guessed[:, -context_size:], n + 1).argmax(dim=-1)  # (1, n + 1)
+        accepted.append(int((guessed[:, T:] == choices[:, :n]).cumprod(dim=1).sum()))
+        idx = torch.cat((idx, choices[:, : accepted[-1] + 1]), dim=1)
+    return idx, accepted

@@ -155,33 +155,40 @@ def continuation_tree(prompt, paths, greedy, note):
 
 
 def key_value_cache(pieces):
-    """What one step computes for the last of `pieces`, without and with a key-value cache."""
-    pitch, wide, count = 0.42, 1.02, len(pieces)
-    fig, ax = canvas(pitch * count + 1.4)
-    top = ax.get_ylim()[1] - 0.95
-    halves = [(0.1, "without a cache: all anew", False), (3.75, "with a cache: one token", True)]
-    for left, title, kept in halves:
-        label(ax, left + 1.72, top + 0.72, title, bold=True)
-        for x, head in ((0.52, "token"), (1.72, "key, value"), (2.92, "query")):
-            label(ax, left + x, top + 0.34, head, size=SMALL)
-        for place, piece in enumerate(pieces):
-            y, last = top - pitch * place, place == count - 1
-            new = last or not kept
-            component = "attention" if new else "text"
-            if new:
-                box(ax, left + 0.52, y, wide, 0.32, "text", shown(piece), size=SMALL, strength=0.35)
-                arrow(ax, (left + 0.52 + wide / 2, y), (left + 1.72 - wide / 2, y))
-            else:
-                label(ax, left + 0.52, y, shown(piece), size=SMALL, mono=True, color=COLORS["dropout"])
-            words, strength = ("new", 0.5) if last else ("again", 0.15) if new else ("kept", 0.6)
-            box(ax, left + 1.72, y, wide, 0.32, component, words, size=SMALL, strength=strength)
-            if new:
-                box(ax, left + 2.92, y, 0.86, 0.32, "attention", words, size=SMALL, strength=strength)
-        y = top - pitch * (count - 1)
-        for place in range(count):
-            line(ax, (left + 2.49, left + 1.72 + wide / 2), (y, top - pitch * place), width=0.8)
-        amount = "1 token" if kept else f"{count} tokens"
-        label(ax, left + 1.72, y - 0.44, f"{amount} through every block", size=SMALL)
+    """Two steps of generation, after all but the last of `pieces` and after all, without and with a cache."""
+    pitch, deep, column = 0.3, 0.26, WIDTH / 2
+    fig, ax = canvas(2 * pitch * len(pieces) + 1.75)
+    top = ax.get_ylim()[1]
+
+    def step(left, high, count, kept):
+        """One step, for the last of `count` tokens; `kept` are the rows that a cache has."""
+        for x, head in ((0.55, "token"), (1.75, "key, value"), (3.0, "query")):
+            label(ax, left + x, high, head, size=SMALL)
+        for place, piece in enumerate(pieces[:count]):
+            y, new, old = high - pitch * (place + 1), place == count - 1, place < kept
+            look = {"size": SMALL, "strength": 0.6 if new else 0.15, "line": 1.6 if new else 0.8}
+            box(
+                ax, left + 0.55, y, 0.94, deep, "text", shown(piece), size=SMALL, strength=0.1 if old else 0.5
+            )
+            words = "new" if new else "kept" if old else "recomputed"
+            look["dashed"] = not (new or old)
+            box(ax, left + 1.75, y, 0.94, deep, "text" if old else "attention", words, **look)
+            if old:
+                continue
+            arrow(ax, (left + 1.02, y), (left + 1.28, y), line=0.8)
+            box(ax, left + 3.0, y, 0.94, deep, "attention", words, **look)
+            for key in range(place + 1):
+                ends = (y, high - pitch * (key + 1))
+                color, width = (COLORS["ink"], 1.1) if new else (COLORS["dropout"], 0.5)
+                line(ax, (left + 2.53, left + 2.22), ends, color=color, width=width)
+
+    for title, cached in (("Without a cache: every step recomputes all tokens", False),
+                          ("With a cache: a step computes the new token only", True)):  # fmt: skip
+        label(ax, 0.08, top - 0.16, title, ha="left", bold=True)
+        for place, count in enumerate((len(pieces) - 1, len(pieces))):
+            step(0.02 + column * place, top - 0.46, count, cached * (count - 1))
+        label(ax, 1.77, top - 0.46 - pitch * len(pieces), "then the next step →", size=SMALL)
+        top -= pitch * len(pieces) + 0.86
     return fig
 
 

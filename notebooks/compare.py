@@ -5,11 +5,15 @@
     # Same function: output, and gradients of the input and 16 parameters.
 
 Both functions use the same parameters, so the gradients of ours and theirs can be compared one by one.
-Further down, networks are compared in training, and by what influences what.
+Further down, networks are compared in training, and by what influences what, what they cost, and how long.
 """
+
+import time
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def same_function(ours, theirs, *inputs, parameters=None, tolerance=1e-10):
@@ -237,3 +241,22 @@ def kept_for_backward(module, *inputs):
         output = module(*inputs)
     assert output.requires_grad  # the graph, and all that it keeps, was alive until here
     return sum(kept.values())
+
+
+@torch.no_grad()
+def multiplications(function, *inputs):
+    """How many multiplications PyTorch counts in matrix products; it takes a product and a sum for two."""
+    # The counter doesn't cover the fused attention kernel on a CPU, so we ask for the plain one.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        function(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def milliseconds(function, *inputs, repeats=9):
+    """The median time of several calls, after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        function(*inputs)
+        times.append(1000 * (time.perf_counter() - start))
+    return sorted(times[1:])[repeats // 2]

@@ -1,4 +1,4 @@
-"""How fast GPTModel generates and trains, on this machine: `python tests/benchmark.py`, about four minutes.
+"""How fast GPTModel generates and trains, on this machine: `python tests/benchmark.py`, about five minutes.
 
 GPTModel and Hugging Face's GPT-2 (`transformers`) get the same random weights, in float32 on two threads, and
 must compute the same. What is compared runs in turns, after a warm-up, in an order that rotates from round to
@@ -10,6 +10,7 @@ for each other as PyTorch sets it, so nothing else should run: another busy proc
 Memory is measured in a process of its own (on Linux).
 """
 
+import copy
 import os
 import platform
 import subprocess
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import memory_growth
 
-from beyond import CachedGPT, load_gpt2_weights
+from beyond import CachedGPT, load_gpt2_weights, speculative
 from helpers import GPT_CONFIG_124M, GPTModel, generate, generate_text_simple, tie_weights
 
 CONFIG = {**GPT_CONFIG_124M, "qkv_bias": True, "drop_rate": 0.0}
@@ -96,6 +97,58 @@ def training_step(model, logits_of, ids):
     return step
 
 
+@torch.no_grad()
+def recite(model, ids, said):
+    """`model` with a head that makes it say `said` when it reads `ids`, both (1, T), as in Beyond 3."""
+    h = model.final_norm(model.trf_blocks(model.tok_emb(ids) + model.pos_emb(torch.arange(ids.shape[1]))))
+    wanted = F.one_hot(said[0, 1:], CONFIG["vocab_size"]).float()
+    weight = 20 * (torch.linalg.pinv(h[0, :-1]) @ wanted).T
+    model.out_head.weight = torch.nn.Parameter(weight.contiguous())  # of its own, if it was tied
+    return model
+
+
+def past_the_limit(model, text):
+    """Three ways to read the weights less often, or fewer bytes: bfloat16, a batch, and guesses of a draft.
+
+    Model and draft know `text`, (1, T), by heart, but to the draft, every fourth token is another one.
+    """
+    half = CachedGPT(copy.deepcopy(model).bfloat16())
+    one, batch, crowd = CachedGPT(model), text.repeat(16, 1), CachedGPT(model)
+    crowd.limit = text.shape[1]  # room for no more than these tokens
+    steps = {"one": lambda: one(text), "half": lambda: half(text), "batch": lambda: crowd(batch)}
+    measure(steps, 1)  # reads all but the last token
+    found = measure(steps, 15)
+    ms = median(found["one"])
+    row("float32, one text", found["one"])
+    row("bfloat16", found["half"], note=f"{ms / median(found['half']):.2f} × as fast")
+    each = median(found["batch"]) / 16
+    row(
+        "float32, 16 texts",
+        found["batch"],
+        note=f"{1000 / each:.0f} tokens a second; {ms / each:.1f} × as fast",
+    )
+
+    known = text.clone()
+    known[:, 3::4] += 1
+    small = {**CONFIG, "emb_dim": 192, "n_heads": 3, "n_layers": 2}
+    draft, prompt = CachedGPT(recite(GPTModel(small).eval(), text, known)), text[:, :PROMPT]
+    new = text.shape[1] - PROMPT
+
+    def by_itself():
+        return generate_text_simple(one, prompt, new, 1024)
+
+    def with_draft():
+        return speculative(one, draft, prompt, new, 1024)[0]
+
+    assert torch.equal(by_itself(), text) and torch.equal(with_draft(), text)
+    guesses = speculative(one, draft, prompt, new, 1024)[1]
+    print(f"| **{new} tokens by guesses of a draft**, {sum(guesses)} of them right | | | | |")
+    found = measure({"alone": by_itself, "draft": with_draft}, 9)
+    row("one token each pass", found["alone"], new)
+    faster = f"{median(found['alone']) / median(found['draft']):.2f} × as fast"
+    row("speculative", found["draft"], new, f"{len(guesses)} passes instead of {new}; {faster}")
+
+
 def peak_memory():
     """Print by how many MB this process grows at most while it generates up to 1,024 tokens."""
     model, ids = GPTModel(CONFIG).eval(), torch.arange(PROMPT)[None]
@@ -124,7 +177,7 @@ def main():
     cached = CachedGPT(ours)
 
     def our_generate():
-        cached.ids = None  # forget the last round, so that the prompt is read again
+        cached.ids = cached.ids[:, :0]  # forget the last round, so that the prompt is read again
         return generate(cached, prompt, NEW, 1024)
 
     def their_generate():
@@ -174,6 +227,10 @@ def main():
 
     simple = measure({"simple": lambda: generate_text_simple(ours, ids[:, :1000], 1, 1024)}, 3)["simple"]
     row("token 1,000 by the simple loop", simple, note=f"{median(simple) / with_cache:.0f} × with a cache")
+
+    print("| **past the limit**: a step at token 128 | | | | |")
+    text = torch.randint(50000, (1, 128))
+    past_the_limit(recite(copy.deepcopy(ours), text, text), text)
 
     print("| **one pass over 1 x 1,024 tokens**, no gradients | | | | |")
     found = measure({"ours": our_forward, "theirs": their_forward}, 9)

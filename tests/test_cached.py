@@ -395,7 +395,7 @@ READ = {
     (4, 5, 6, 7): [4, 1, 1, 1],
     (4, 4): [4, 1],
     (4, 9, 12): [4, 5, 3],
-    (9, 4, 5): [9, 4, 1],
+    (9, 4, 5): [9, 1, 1],
 }
 
 
@@ -403,9 +403,9 @@ READ = {
 def test_only_what_is_new_is_read(model, lengths, monkeypatch):
     read = []
 
-    def watched(tensors, ids, start, cache):
+    def watched(tensors, ids, *rest):
         read.append(ids.shape[1])
-        return plain_gpt2(tensors, ids, start, cache)
+        return plain_gpt2(tensors, ids, *rest)
 
     cached = CachedGPT(model)
     monkeypatch.setattr("beyond.plain_gpt2", watched)
@@ -414,13 +414,19 @@ def test_only_what_is_new_is_read(model, lengths, monkeypatch):
     assert read == READ[lengths]
 
 
-def test_a_change_in_one_row_makes_it_start_over(model, monkeypatch):
+def test_a_change_in_one_row_makes_it_read_from_there_on(model, monkeypatch):
     read, cached, text = [], CachedGPT(model), random_ids(2, 10)
     cached(text)
     monkeypatch.setattr("beyond.plain_gpt2", lambda *args: read.append(args[2]) or plain_gpt2(*args))
     text[1, 4] = (text[1, 4] + 1) % 61
     assert_same(cached, model, text)
-    assert read == [0]
+    assert read == [4]
+
+
+def test_several_positions_are_scored_on_request(model):
+    cached, text = CachedGPT(model), random_ids(2, 10)
+    for T, scored in ((4, 4), (10, 1), (10, 6), (7, 7), (9, 2)):
+        torch.testing.assert_close(cached(text[:, :T], scored), model(text[:, :T])[:, -scored:].detach())
 
 
 def test_a_cache_takes_the_memory_of_the_formula_once(model):

@@ -370,3 +370,16 @@ def test_rms_by_layer_follows_x_and_its_gradient(use_shortcut, rms):
     assert found.shape == (2, 4) and ((0.8 < found[:, 0]) & (found[:, 0] < 1.2)).all()
     expected = torch.tensor([rms, rms], dtype=torch.float64)
     torch.testing.assert_close(found / found[:, :1], expected)
+
+
+def test_multiplications_are_those_of_the_matrices():
+    assert compare.multiplications(nn.Linear(3, 5), torch.ones(2, 3)) == 2 * 3 * 5
+    q = torch.ones(1, 2, 4, 8)  # the fused kernel, too: scores and weighted values
+    assert compare.multiplications(F.scaled_dot_product_attention, q, q, q) == 2 * 2 * 4 * 4 * 8
+
+
+def test_milliseconds_are_the_median_after_a_warm_up(monkeypatch):
+    clock = iter([0, 50, 0, 0.001, 0, 0.009, 0, 0.002])  # the start and the end of each call
+    monkeypatch.setattr(compare.time, "perf_counter", lambda: next(clock))
+    given = []
+    assert compare.milliseconds(given.append, 7, repeats=3) == 2 and given == [7] * 4

@@ -252,6 +252,21 @@ HINTS = {
         "A key and a value of 1,600 numbers each. Multiply by the blocks, the tokens, and the texts.",
         "2 * 48 * 1600 * 1024 * 8 numbers, at 2 bytes each; and an MB has 2**20 bytes.",
     ),
+    "beyond 3.2": (
+        "Compute the new length first. Does it fit into buffer.shape[2] places?",
+        "If not: buffer.new_empty(B, H, room, Dh) has the type of the old one. How much room does it need?",
+        "max(2 * old room, new length). Copy [:, :, :length], then write to [:, :, length : length + T].",
+    ),
+    "beyond 3.3": (
+        "What hasn't been read yet? First the prompt, then the token that you've just chosen.",
+        "Keep two things between passes: the ids to read next, and how many tokens came before them.",
+        "logits = read(new, start); start += new.shape[1]; new = logits.argmax(dim=-1), of shape (B, 1).",
+    ),
+    "beyond 3.4": (
+        "The first call is right, the second isn't. What should differ between them, and doesn't?",
+        "Which line would give the same result for the token after 4 others and after 400?",
+        "The token after 400 others has position 400. The keys in the cache know how many there are.",
+    ),
 }
 given = collections.Counter()  # how many hints this kernel has printed for each exercise
 
