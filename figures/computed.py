@@ -257,7 +257,15 @@ def checkpoint(shapes, blocks, context):
     for x, title in ((0.28, "in the file"), (4.72, "in our model")):
         label(ax, x, top + 0.36, title, ha="left", bold=True)
     frame(ax, 0.08, top - 8 * pitch - 0.21, 7.22, top - 2 * pitch + 0.21, "block", strength=0.2)
-    label(ax, 7.12, top - 2 * pitch, f"block 0 of {blocks}", ha="right", size=SMALL, bold=True)
+    label(
+        ax,
+        7.12,
+        top - 2 * pitch,
+        f"block 0, and {blocks - 1} more like it",
+        ha="right",
+        size=SMALL,
+        bold=True,
+    )
     for row, (name, (ours, component)) in enumerate(OURS.items()):
         y, mask = top - pitch * row, not ours
         size = " × ".join(f"{n:,}" for n in ((context, context) if mask else shapes[f"{name}.weight"]))
