@@ -261,7 +261,7 @@ def checkpoint(shapes, blocks, context):
         ax,
         7.12,
         top - 2 * pitch,
-        f"block 0, and {blocks - 1} more like it",
+        f"{blocks} such blocks",
         ha="right",
         size=SMALL,
         bold=True,
@@ -302,7 +302,7 @@ def three_from_one(c_attn, pieces):
         matrix(middle - wide / 2, low, piece, component)
         label(ax, middle, low - 0.2, name, size=SMALL, mono=True)
     label(ax, WIDTH / 2, top + high + 0.2, "h.0.attn.c_attn.weight: a column for each output", size=SMALL)
-    label(ax, WIDTH / 2 + 0.1, (top + low + high) / 2, "transpose, then cut", ha="left", size=SMALL)
+    label(ax, WIDTH / 2 + 0.1, (top + low + high) / 2, "cut, transpose", ha="left", size=SMALL)
     label(ax, WIDTH / 2, 0.09, "a row for each output", size=SMALL)
     return fig
 
