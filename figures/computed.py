@@ -261,7 +261,7 @@ def checkpoint(shapes, blocks, context):
         ax,
         7.12,
         top - 2 * pitch,
-        f"{blocks} such blocks",
+        f"{blocks} blocks",
         ha="right",
         size=SMALL,
         bold=True,
