@@ -15,33 +15,114 @@ from helpers import GPT2_CONFIGS, GPTModel, tie_weights
 
 def gpt2_tensors(model):
     """Names of a released checkpoint's tensors -> the parameters of `model` that each of them fills."""
-    names = {"wte.weight": [model.tok_emb.weight], "wpe.weight": [model.pos_emb.weight]}
-    names |= {"ln_f.weight": [model.final_norm.scale], "ln_f.bias": [model.final_norm.shift]}
+    layers = {"wte": [model.tok_emb], "wpe": [model.pos_emb], "ln_f": [model.final_norm]}
     for i, block in enumerate(model.trf_blocks):
         att, (wide, _, narrow) = block.att, block.ff.layers
-        layers = {
-            "attn.c_attn": [att.W_query, att.W_key, att.W_value],  # one tensor in the file
-            "attn.c_proj": [att.out_proj],
-            "mlp.c_fc": [wide],
-            "mlp.c_proj": [narrow],
-        }
-        for name, parts in layers.items():
-            names[f"h.{i}.{name}.weight"] = [part.weight for part in parts]
-            names[f"h.{i}.{name}.bias"] = [part.bias for part in parts]
-        for name, norm in (("ln_1", block.norm1), ("ln_2", block.norm2)):
-            names |= {f"h.{i}.{name}.weight": [norm.scale], f"h.{i}.{name}.bias": [norm.shift]}
+        layers |= {f"h.{i}.ln_1": [block.norm1], f"h.{i}.attn.c_attn": [att.W_query, att.W_key, att.W_value]}
+        layers |= {f"h.{i}.attn.c_proj": [att.out_proj], f"h.{i}.ln_2": [block.norm2]}
+        layers |= {f"h.{i}.mlp.c_fc": [wide], f"h.{i}.mlp.c_proj": [narrow]}
+    names = {}
+    for name, parts in layers.items():
+        kinds = zip(("weight", "bias"), *[part.parameters() for part in parts], strict=False)
+        names |= {f"{name}.{kind}": parameters for kind, *parameters in kinds}
     return names
+
+
+def check_is_gpt2(model):
+    """Raise ValueError, naming the part, unless `model` has the parts of a GPTModel with qkv_bias True."""
+
+    def kinds(model):
+        parts = model.named_modules(remove_duplicate=False), model.named_parameters(remove_duplicate=False)
+        return {name: type(part) for named in parts for name, part in named if name}
+
+    tiny = dict.fromkeys(("vocab_size", "context_length", "emb_dim", "n_heads"), 1)
+    tiny |= {"n_layers": len(getattr(model, "trf_blocks", ())) or 1, "drop_rate": 0.0, "qkv_bias": True}
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        given, needed = kinds(model), kinds(GPTModel(tiny))
+    for name in [*needed, *given]:
+        if given.get(name) is not needed.get(name):
+            what, wanted = (getattr(kind.get(name), "__name__", "missing") for kind in (given, needed))
+            how = "build the model with GPTModel and qkv_bias True"
+            raise ValueError(f"{name} is {what} in this model, {wanted} in GPT-2: {how}")
+    if (head := model.out_head.weight.shape) != model.tok_emb.weight.shape:
+        raise ValueError(f"out_head has the shape {list(head)}; in GPT-2, it has that of tok_emb")
+    own = [p for name, p in model.named_parameters(remove_duplicate=False) if name != "out_head.weight"]
+    if len(set(own)) < len(own):
+        raise ValueError("two layers of the model share a parameter, but have different weights in GPT-2")
+    if any(parameter.is_meta for parameter in own):
+        raise ValueError('a model on the device "meta" has no memory to fill')
+
+
+def open_safetensors(path):
+    """Open the safetensors file at `path`, mapped into memory; an error says what the file is instead."""
+    from safetensors import SafetensorError, safe_open  # only here
+
+    try:
+        return safe_open(path, framework="pt")
+    except OSError as error:  # not there, a folder, or on a drive without this ability
+        where = "give the path of a safetensors file in a local folder"
+        raise type(error)(f"{path} can't be mapped into memory ({error}): {where}") from error
+    except SafetensorError as error:
+        raise ValueError(f"{path} is {kind_of_file(path)}; download_gpt2() fetches the right file") from error
+
+
+def kind_of_file(path):
+    """What the file at `path` is, if it is not a whole safetensors file."""
+    size = Path(path).stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(4096)
+        header = 8 + int.from_bytes(start[:8], "little")  # safetensors: the header's length, then the header
+        rest = file.read(header) if header < 100_000_000 else b""
+    if start[8:9] == b"{":
+        ends = re.findall(rb'"data_offsets" *: *\[ *\d+ *, *(\d+)', start + rest)
+        whole = header + max(map(int, ends), default=0)
+        return f"damaged, perhaps cut off: it has {size:,} bytes, and its header says {whole:,}"
+    kinds = {
+        rb"(\xef\xbb\xbf)?\s*<": "a web page, perhaps an error or a login page",
+        rb"version https://git-lfs": "a Git LFS pointer, which only names the file (git lfs pull gets it)",
+        rb"PK\x03\x04|\x80[\x02-\x05]": "a PyTorch file, such as a .bin or a .pt",
+        rb"\s*\{": "a JSON file, perhaps a server's error message",
+    }
+    return next((kinds[k] for k in kinds if re.match(k, start)), f"not a safetensors file ({size:,} bytes)")
+
+
+def read_gpt2_file(path, wanted):
+    """The tensors of the safetensors file at `path` by their names in `wanted`, mapped into memory.
+
+    Raises ValueError unless the file has exactly the tensors that fill the parameters in `wanted`.
+    """
+    with open_safetensors(path) as file:
+        names = [n for n in file.keys() if not n.endswith((".attn.bias", ".attn.masked_bias"))]  # the mask
+        tensors = {name.removeprefix("transformer."): file.get_tensor(name) for name in names}
+    if len(tensors) < len(names):
+        raise ValueError(f"{path} has some tensors twice, with 'transformer.' before the name and without")
+    head = tensors.pop("lm_head.weight", None)
+    missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing:
+        instead = f", and has {unknown[0]}" if unknown else ""
+        raise ValueError(f"{path} lacks {len(missing)} tensors of the model, such as {missing[0]}{instead}")
+    if unknown:
+        raise ValueError(f"{path} has {len(unknown)} tensors that the model lacks, such as {unknown[0]}")
+    for name, parts in wanted.items():
+        shape = [sum(map(len, parts)), *parts[0].shape[1:]][:: -1 if ".c_" in name else 1]
+        given, kind = list(tensors[name].shape), tensors[name].dtype
+        if given != shape:
+            raise ValueError(f"{name} has the shape {given} in {path}, the model needs {shape}")
+        if not kind.is_floating_point:
+            raise ValueError(f"{name} has the type {kind} in {path}, the model needs floating-point numbers")
+    if head is not None and not torch.equal(head, tensors["wte.weight"]):
+        raise ValueError(f"{path} has an lm_head.weight other than wte.weight; GPT-2's are tied")
+    return tensors
 
 
 @torch.inference_mode(False)  # called in it, too, this makes weights that can be trained
 def load_gpt2_weights(model, path):
     """Fill `model` with GPT-2's released weights, from a safetensors file as Hugging Face publishes it.
 
-    All or nothing: what doesn't fit raises an error before anything changes. A float32 file is mapped into
-    memory, so a model on the CPU needs no room for a second copy. The output head becomes the token embedding
-    (tied). The file doesn't say how many heads there are: `n_heads` must be GPT-2's.
-    Source: Radford and others (2019), "Language Models are Unsupervised Multitask Learners"; the files are at
-    https://huggingface.co/openai-community.
+    All or nothing: what doesn't fit raises an error before anything changes. A float32 file needs no room for
+    a second copy. The output head becomes the token embedding (tied). The file doesn't say how many heads
+    there are: `n_heads` must be GPT-2's. The files are at https://huggingface.co/openai-community.
+    Source: Radford and others (2019), "Language Models are Unsupervised Multitask Learners".
     """
     check_is_gpt2(model)
     wanted, new = gpt2_tensors(model), []
@@ -57,132 +138,13 @@ def load_gpt2_weights(model, path):
         part.data = piece.clone(memory_format=torch.contiguous_format)
 
 
-def read_gpt2_file(path, wanted):
-    """The tensors of the safetensors file at `path` by their names in `wanted`, mapped into memory.
-
-    Raises ValueError unless the file has exactly the tensors that fill the parameters in `wanted`.
-    """
-    with open_safetensors(path) as file:
-        names = [n for n in file.keys() if not n.endswith((".attn.bias", ".attn.masked_bias"))]  # the mask
-        tensors = {name.removeprefix("transformer."): file.get_tensor(name) for name in names}
-    if prefixes := [n.removesuffix("wte.weight") for n in tensors if n.endswith(".wte.weight")]:
-        raise ValueError(
-            f"the names in {path} begin with {prefixes[0]!r}, GPT-2's with 'transformer.' or nothing: "
-            "save the model without its wrapper, such as torch.compile's or DataParallel's"
-        )
-    if len(tensors) < len(names):
-        raise ValueError(f"{path} has some tensors twice, with 'transformer.' before the name and without")
-    head = tensors.pop("lm_head.weight", None)
-    if missing := wanted.keys() - tensors.keys():
-        raise ValueError(f"{path} lacks {len(missing)} tensors of the model, such as {min(missing)}")
-    if unknown := tensors.keys() - wanted.keys():
-        raise ValueError(f"{path} has {len(unknown)} tensors that the model lacks, such as {min(unknown)}")
-    for name, parts in wanted.items():
-        shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
-        shape = shape[::-1] if ".c_" in name else shape
-        if (given := list(tensors[name].shape)) != shape:
-            raise ValueError(f"{name} has the shape {given} in {path}, the model needs {shape}")
-        if not tensors[name].is_floating_point():
-            kind = str(tensors[name].dtype).removeprefix("torch.")
-            raise ValueError(f"{name} has the type {kind} in {path}, the model needs floating-point numbers")
-    if head is not None and not torch.equal(head, tensors["wte.weight"]):
-        raise ValueError(f"{path} has an lm_head.weight other than wte.weight; GPT-2's are tied")
-    return tensors
-
-
-def check_is_gpt2(model):
-    """Raise ValueError, naming the part, unless `model` has the parts of a GPTModel with qkv_bias True."""
-
-    def kinds(model):
-        parts = model.named_modules(remove_duplicate=False), model.named_parameters(remove_duplicate=False)
-        return {name: type(part) for named in parts for name, part in named if name}
-
-    tiny = dict.fromkeys(("vocab_size", "context_length", "emb_dim", "n_heads"), 1)
-    tiny |= {"n_layers": len(getattr(model, "trf_blocks", ())) or 1, "drop_rate": 0.0, "qkv_bias": True}
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-        needed = kinds(GPTModel(tiny))
-    given = kinds(model)
-    for name in [*needed, *given]:
-        if given.get(name) is not needed.get(name):
-            what, instead = (kind[name].__name__ if name in kind else "missing" for kind in (given, needed))
-            how = "build the model with GPTModel and qkv_bias True"
-            raise ValueError(f"{name} is {what} in this model, {instead} in GPT-2: {how}")
-    if (head := model.out_head.weight.shape) != (needed := model.tok_emb.weight.shape):
-        raise ValueError(f"out_head has the shape {list(head)}; GPT-2's has that of tok_emb, {list(needed)}")
-    own = [p for name, p in model.named_parameters(remove_duplicate=False) if name != "out_head.weight"]
-    if len(set(own)) < len(own):
-        raise ValueError("two layers of the model share a parameter, but have different weights in GPT-2")
-    if any(parameter.is_meta for parameter in own):
-        raise ValueError('a model on the device "meta" has no memory to fill')
-
-
-OTHER_FILES = {  # what the first bytes of a file that isn't safetensors say about it
-    rb"(\xef\xbb\xbf)?\s*<": "a web page, perhaps an error or a login page",
-    rb"version https://git-lfs": "a Git LFS pointer, which only names the file (git lfs pull gets it)",
-    rb"PK\x03\x04|\x80[\x02-\x05]": "a PyTorch file, such as a .bin or a .pt",
-    rb"\s*\{.*\"weight_map\"": "the index of a model that is split over several files",
-    rb"\s*\{": "a JSON file, perhaps a server's error message",
-    rb"GGUF|\x89HDF": "a file for another library",
-}
-
-
-def kind_of_file(path):
-    """What the file at `path` is, if it is not a whole safetensors file."""
-    size = Path(path).stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")  # a safetensors file begins with that of its header
-        if length < 100_000_000 and (header := file.read(length)).startswith(b"{"):
-            ends = re.findall(rb'"data_offsets" *: *\[ *\d+ *, *(\d+)', header)
-            whole = 8 + length + max(map(int, ends), default=0)
-            least = "at least " if len(header) < length else ""
-            if size != whole:
-                state = "cut off" if size < whole else "too long"
-                return f"{state}: it has {size:,} bytes and should have {least}{whole:,}"
-        file.seek(0)
-        start = file.read(4096)
-    kinds = (kind for first, kind in OTHER_FILES.items() if re.match(first, start, re.DOTALL))
-    return next(kinds, f"not a safetensors file ({size:,} bytes)")
-
-
-def open_safetensors(path):
-    """Open the safetensors file at `path`; an error says what the file is instead, and what to do."""
-    from safetensors import SafetensorError, safe_open  # only here
-
-    if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder: give the path of the safetensors file in it")
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no file {path}; download_gpt2() gets it") from error
-    except OSError as error:
-        raise OSError(f"{path} can't be mapped into memory ({error}): copy it to a local folder") from error
-    except SafetensorError as error:
-        what = kind_of_file(path)
-        raise ValueError(f"{path} is {what}; download_gpt2() fetches the right file") from error
-
-
-def why_no_download(error):
-    """What an error of Hugging Face's client means, and what to do about it."""
-    from huggingface_hub import errors, is_offline_mode  # only here
-
-    cause = error.__cause__ or error
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if is_offline_mode():
-        return "offline mode is on, and the file isn't in the cache; unset HF_HUB_OFFLINE and restart"
-    if status:
-        return f"the server answers {status}; a firewall may block it, or HF_ENDPOINT may be wrong"
-    if isinstance(cause, errors.FileMetadataError):
-        return "the answer isn't from Hugging Face; a login page or a proxy may be in the way"
-    return f"{str(cause).splitlines()[0].rstrip('.')}; check your connection and try again"
-
-
 def download_gpt2(name="gpt2-small"):
     """The path of GPT-2's released weights, downloaded unless they are in Hugging Face's cache.
 
     `name` is one of GPT2_CONFIGS. The client's settings hold: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE.
     Raises OSError, saying what to do, if the file can't be downloaded.
     """
-    from huggingface_hub import constants, hf_hub_download  # only here
+    from huggingface_hub import constants, errors, hf_hub_download, is_offline_mode  # only here
 
     if name not in GPT2_CONFIGS:
         raise ValueError(f"name must be one of {', '.join(GPT2_CONFIGS)}, got {name!r}")
@@ -190,9 +152,18 @@ def download_gpt2(name="gpt2-small"):
     try:
         path = Path(hf_hub_download(repository, "model.safetensors", token=False))  # public, so no login
     except Exception as error:  # the client raises errors of several libraries
+        cause = error.__cause__ or error
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        why = f"{str(cause).splitlines()[0].rstrip('.')}; check your connection and try again"
+        if is_offline_mode():
+            why = "offline mode is on, and the file isn't in the cache; unset HF_HUB_OFFLINE and restart"
+        elif status:
+            why = f"the server answers {status}; a firewall may block it, or HF_ENDPOINT may be wrong"
+        elif isinstance(cause, errors.FileMetadataError):
+            why = "the answer isn't from Hugging Face; a login page or a proxy may be in the way"
         url = f"{constants.ENDPOINT}/{repository}/resolve/main/model.safetensors"
         otherwise = "Or download it in a browser, and give load_gpt2_weights its path."
-        raise OSError(f"can't download {url}: {why_no_download(error)}. {otherwise}") from error
+        raise OSError(f"can't download {url}: {why}. {otherwise}") from error
     try:
         open_safetensors(path)
     except ValueError:

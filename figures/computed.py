@@ -264,7 +264,15 @@ def checkpoint(shapes, blocks, context):
     for x, title in ((0.28, "in the file"), (4.72, "in our model")):
         label(ax, x, top + 0.36, title, ha="left", bold=True)
     frame(ax, 0.08, top - 8 * pitch - 0.21, 7.22, top - 2 * pitch + 0.21, "block", strength=0.2)
-    label(ax, 7.12, top - 2 * pitch, f"block 0 of {blocks}", ha="right", size=SMALL, bold=True)
+    label(
+        ax,
+        7.12,
+        top - 2 * pitch,
+        f"{blocks} blocks",
+        ha="right",
+        size=SMALL,
+        bold=True,
+    )
     for row, (name, (ours, component)) in enumerate(OURS.items()):
         y, mask = top - pitch * row, not ours
         size = " × ".join(f"{n:,}" for n in ((context, context) if mask else shapes[f"{name}.weight"]))
@@ -301,7 +309,7 @@ def three_from_one(c_attn, pieces):
         matrix(middle - wide / 2, low, piece, component)
         label(ax, middle, low - 0.2, name, size=SMALL, mono=True)
     label(ax, WIDTH / 2, top + high + 0.2, "h.0.attn.c_attn.weight: a column for each output", size=SMALL)
-    label(ax, WIDTH / 2 + 0.1, (top + low + high) / 2, "transpose, then cut", ha="left", size=SMALL)
+    label(ax, WIDTH / 2 + 0.1, (top + low + high) / 2, "cut, transpose", ha="left", size=SMALL)
     label(ax, WIDTH / 2, 0.09, "a row for each output", size=SMALL)
     return fig
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import io
+import subprocess
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from answers.section_4_3 import Appended, GELUByExp
 from answers.section_4_5 import BlockInOneLine, HeadByHead, OtherArguments
 from answers.section_4_6_model import GPTInOtherStyle
 from answers.section_4_7 import greedy_in_a_list
-from support import CHECKS, say
+from support import CHECKS, ROOT, say
 from torch import nn
 
 import helpers
@@ -53,6 +54,29 @@ def declared():
         for name, mistakes in DECLARED.items()
         for words, answer in mistakes.items()
     }
+
+
+WITHOUT_BEYOND = """
+import sys
+from notebooks import checks
+
+def cheat(model):
+    from beyond import gpt2_tensors
+    return gpt2_tensors(model)
+
+checks.checkpoint(...)
+assert "beyond" not in sys.modules
+checks.checkpoint(cheat)
+"""
+
+
+def test_the_checks_do_not_need_beyond():
+    """beyond.py is made from notebooks that run the checks."""
+    command = [sys.executable, "-c", WITHOUT_BEYOND]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr
+    stub, cheat = run.stdout.splitlines()
+    assert "not attempted yet" in stub and "gpt2_tensors is out of reach" in cheat
 
 
 def test_every_check_has_right_and_wrong_answers():

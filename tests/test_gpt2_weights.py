@@ -280,7 +280,8 @@ def test_names_with_another_prefix_are_refused(prefix, small_file, tmp_path):
             tensors[prefix + name] = tensors.pop(name)
 
     path = changed(small_file, tmp_path, change)
-    assert_refused(path, f"begin with {prefix!r}", "save the model without its wrapper")
+    name = "h.0.attn.c_attn.bias"
+    assert_refused(path, f"lacks 28 tensors of the model, such as {name}, and has {prefix}{name}")
 
 
 def test_two_tensors_of_one_name_are_refused(small_file, tmp_path):
@@ -294,8 +295,8 @@ def test_tensors_that_are_not_floating_point_are_refused(dtype, small_file, tmp_
         path = changed(
             small_file, tmp_path, lambda tensors, name=name: tensors.update({name: tensors[name].to(dtype)})
         )
-        short, kind = name.removeprefix("transformer."), str(dtype).removeprefix("torch.")
-        assert_refused(path, f"{short} has the type {kind} in {path}")
+        short = name.removeprefix("transformer.")
+        assert_refused(path, f"{short} has the type {dtype} in {path}")
 
 
 # Models that are not GPT-2
@@ -306,7 +307,7 @@ def two_classes_without_bias(model):
 
 
 OTHER_MODELS = {
-    two_classes_without_bias: "out_head has the shape [2, 24]; GPT-2's has that of tok_emb, [61, 24]",
+    two_classes_without_bias: "out_head has the shape [2, 24]; in GPT-2, it has that of tok_emb",
     alterations.head_with_bias: "out_head.bias is Parameter in this model, missing in GPT-2",
     alterations.no_biases: "trf_blocks.0.att.W_query.bias is missing in this model, Parameter in GPT-2",
     alterations.one_block_twice: "two layers of the model share a parameter",
@@ -356,11 +357,8 @@ OTHER_FILES = {
     "a web page": [b"<!DOCTYPE html>\n<html>", b"\xef\xbb\xbf\n<html>", b"<?xml version='1.0'?><Error/>"],
     "a Git LFS pointer": [b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 548105171\n"],
     "a PyTorch file": [as_pytorch(), as_pytorch(_use_new_zipfile_serialization=False), pickle.dumps({})],
-    "the index of a model that is split": [
-        b'{\n  "metadata": {"total_size": 9},\n  "weight_map": {"a": "b"}}'
-    ],
-    "a JSON file": [b'{"error": "Invalid username or password."}'],
-    "a file for another library": [b"GGUF\3\0\0\0" * 9, b"\x89HDF\r\n\x1a\n" * 9],
+    "a JSON file": [b'{"error": "Invalid username or password."}', b'{\n  "weight_map": {"a": "b"}}'],
+    "not a safetensors file (72 bytes)": [b"GGUF\3\0\0\0" * 9, b"\x89HDF\r\n\x1a\n" * 9],
     "not a safetensors file (0 bytes)": [b""],
     "not a safetensors file (7 bytes)": [b"PK or a"],
     "not a safetensors file (99 bytes)": [b"\0" * 99],
@@ -381,14 +379,14 @@ def test_incomplete_file_is_named(small_file, tmp_path):
     header, whole = 8 + int.from_bytes(content[:8], "little"), len(content)
     for n in (9, 100, header - 1, header, whole // 2, whole - 1, whole + 1):
         path.write_bytes((content + b"\0")[:n])
-        least = f"at least {header:,}" if n <= 9 else "at least" if n < header else f"{whole:,}"
-        state = "cut off" if n < whole else "too long"
-        assert_refused(path, f"{path} is {state}: it has {n:,} bytes and should have {least}")
+        says = f"{header:,}" if n <= 9 else "" if n < header else f"{whole:,}"
+        assert_refused(path, f"{path} is damaged", f"it has {n:,} bytes, and its header says {says}")
 
 
 def test_missing_file_and_folder(tmp_path):
-    assert_refused(tmp_path / "none.safetensors", "there is no file", error=FileNotFoundError)
-    assert_refused(tmp_path, f"{tmp_path} is a folder")
+    words = "give the path of a safetensors file in a local folder"
+    assert_refused(tmp_path / "none.safetensors", "No such file", words, error=FileNotFoundError)
+    assert_refused(tmp_path, str(tmp_path), words, error=OSError)
 
 
 def refuse_to_map(*_, **__):
@@ -400,7 +398,9 @@ def test_file_that_cannot_be_mapped_is_named(small_file, monkeypatch):
     if unmappable.exists():
         assert_refused(unmappable, "can't be mapped into memory (No such device", error=OSError)
     monkeypatch.setattr("safetensors.safe_open", refuse_to_map)
-    assert_refused(small_file, "can't be mapped into memory", "copy it to a local folder", error=OSError)
+    assert_refused(
+        small_file, "can't be mapped into memory", "a safetensors file in a local folder", error=OSError
+    )
 
 
 # All or nothing
