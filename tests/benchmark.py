@@ -1,4 +1,4 @@
-"""How fast GPTModel generates and trains, on this machine: `python tests/benchmark.py`, about six minutes.
+"""How fast GPTModel generates and trains, on this machine: `python tests/benchmark.py`, about four minutes.
 
 GPTModel and Hugging Face's GPT-2 (`transformers`) get the same random weights, in float32 on two threads, and
 must compute the same. What is compared runs in turns, after a warm-up, in an order that rotates from round to
