@@ -115,9 +115,7 @@ def compare_training(rounds=5):
     runs["compiled"] = training(torch.compile(ours), texts)
     runs["mixed"](), runs["compiled"]()  # warm-up, and the time to compile
     found = measure(runs, rounds)
-    print(
-        "| **`train`, 3 steps**, 6 layers of width 384, batch 4 x 256, 2 validations | | | | |"
-    )
+    print("| **`train`, 3 steps**, 6 layers of width 384, batch 4 x 256, 2 validations | | | | |")
     row("`GPTModel`", found["ours"], note=compared(found["ours"], found["theirs"]))
     row("Hugging Face with SDPA", found["theirs"])
     for name, words in (("mixed", "in bfloat16, by autocast"), ("compiled", "with torch.compile")):
