@@ -209,17 +209,6 @@ def batch_loss(model, inputs, targets):
     return F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
 
 
-def learning_rate(step, steps, peak, warmup):
-    """The rate at `step`: linear warm-up to `peak`, then half a cosine down to a tenth of it.
-
-    Source: Brown and others (2020), https://arxiv.org/abs/2005.14165, appendix B, like train's settings.
-    """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)  # 0 to 1
-    return peak * (0.55 + 0.45 * math.cos(math.pi * done))
-
-
 @torch.no_grad()
 def mean_loss(model, data, batch_size=32):
     """The loss of `model` on a TextDataset, in windows side by side; leaves the model in eval mode."""
@@ -229,19 +218,30 @@ def mean_loss(model, data, batch_size=32):
     return sum(losses).item() / len(windows)
 
 
+def learning_rate(step, steps, peak, warmup):
+    """The rate at `step`: linear warm-up to `peak`, then half a cosine down to a tenth of it.
+
+    Source: Brown and others (2020), https://arxiv.org/abs/2005.14165, appendix B.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)  # 0 to 1
+    return peak * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
 def train(model, data, val_data, steps, batch_size=8, lr=4e-3, warmup=50, every=100, path=None,
           watch=lambda step: None):  # fmt: skip
-    """Train `model` for `steps` steps on random windows of `data`; leaves it in eval mode.
+    """Train `model` on random windows of `data`, or resume from `path`; leaves it in eval mode.
 
     Before step 0, 100, … (`every`), and at the end, it saves a checkpoint to `path`, measures the loss on
-    `val_data`, and calls `watch(step)`. If there is a checkpoint at `path`, it goes on from there: on a CPU,
-    exactly. Returns the loss of each step, and a dict of the validation losses by step.
+    `val_data`, and calls `watch(step)`. Returns the loss of each step, and a dict of the validation losses.
     """
     check_sizes(steps=steps, batch_size=batch_size, every=every)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     losses, val_losses = [], {}
     if path and os.path.exists(path):
         weights, averages, losses, val_losses, random_state = torch.load(path)
+        check_sizes(len(losses), steps=steps)
         model.load_state_dict(weights)
         optimizer.load_state_dict(averages)
         torch.set_rng_state(random_state)
@@ -260,8 +260,7 @@ def train(model, data, val_data, steps, batch_size=8, lr=4e-3, warmup=50, every=
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0, error_if_nonfinite=True)  # or stop
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, lr, warmup)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, lr, warmup)
         optimizer.step()
         losses.append(loss.item())
 

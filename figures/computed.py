@@ -315,12 +315,20 @@ def three_from_one(c_attn, pieces):
 
 
 def training_window(pieces):
-    """A row for each target: all the tokens before it, from which it is predicted, and the target."""
+    """A window's inputs and its targets, one below the other; then a row for each target, with all the tokens
+    from which it is predicted."""
     count, pitch, wide = len(pieces) - 1, 0.36, 0.98
-    fig, ax = canvas(pitch * count + 0.5)
-    top = ax.get_ylim()[1] - 0.58
-    label(ax, 0.1, top + 0.38, "inputs: one window", ha="left", bold=True)
-    label(ax, 6.55, top + 0.38, "targets", bold=True)
+    fig, ax = canvas(pitch * count + 1.65)
+    top, left = ax.get_ylim()[1] - 0.25, 1.02
+    for row, (name, component) in enumerate((("inputs", "text"), ("targets", "output"))):
+        label(ax, 0.1, top - 0.46 * row, name, ha="left", bold=True)
+        for place, piece in enumerate(pieces[row : row + count]):
+            x = left + (place + 0.5) * 1.22
+            box(ax, x, top - 0.46 * row, 1.16, 0.28, component, shown(piece), size=SMALL, strength=0.35)
+            if row:
+                arrow(ax, (x, top - 0.14), (x, top - 0.32))
+    top -= 1.3
+    label(ax, 0.1, top + 0.38, "what each target is predicted from", ha="left", bold=True)
     for row, target in enumerate(pieces[1:]):
         y = top - pitch * row
         for place, piece in enumerate(pieces[: row + 1]):

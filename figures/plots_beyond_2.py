@@ -24,34 +24,80 @@ def draw_memorizing(losses, guessing, recited):
     return fig
 
 
+def draw_step_0(start, guessing):
+    """A figure of the losses at step 0, {name of a fresh model: loss}, and the loss of `guessing`."""
+    fig, ax = plt.subplots(figsize=(7.3, 2.5))
+    for i, loss in enumerate(start.values()):
+        look = {"color": RED, "hatch": "//"} if loss > 2 * guessing else {"color": BLUE}
+        ax.barh(i, loss, 0.6, edgecolor="white", **look)
+        ax.text(loss + 1, i, f"{loss:.1f}", va="center")
+    ax.axvline(guessing, color=GRAY, linestyle="--")
+    ax.text(guessing + 1, -0.62, f"blind guessing: {guessing:.1f}", va="center")
+    ax.set(yticks=range(len(start)), yticklabels=start, ylim=(len(start) - 0.5, -1), xlim=(0, 100))
+    ax.set(
+        title="A tied head with large embeddings starts sure, and wrong",
+        xlabel="loss at step 0, nats per token",
+    )
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+def averages(losses, size):
+    """The means of `size` losses each, and the steps in the middle of them."""
+    starts = range(0, len(losses), size)
+    parts = [losses[i : i + size] for i in starts]
+    return [i + size / 2 for i in starts], [sum(part) / len(part) for part in parts]
+
+
+def draw_plain(runs, frequency, smooth=8):
+    """A figure of the losses of three `runs` {name: losses}, averaged over `smooth` steps."""
+    fig, ax = plt.subplots(figsize=(7.3, 3.3))
+    steps = len(next(iter(runs.values())))
+    ax.plot([0, steps], [frequency, frequency], "--", color=GRAY)
+    ax.text(1, frequency - 0.06, "guessing by frequency", va="top")
+    looks = ((COLORS["ink"], ":"), (BLUE, "--"), (RED, "-"))
+    for (name, losses), (color, style) in zip(runs.items(), looks, strict=True):
+        where, means = averages(losses, smooth)
+        ax.plot([0, *where], [losses[0], *means], linestyle=style, color=color)
+        ax.text(steps + 1, means[-1], name.replace(" and ", "\nand "), color=color, va="center")
+    ax.set(xlabel="step", ylabel="nats per token", xlim=(0, 1.3 * steps), xticks=range(0, steps + 1, 20))
+    ax.set(ylim=(4.8, 8.6), title="Without warm-up, it gets stuck at guessing by frequency")
+    return fig
+
+
 def draw_schedule(rates, warmup):
     """A figure of the learning rate at each step, with its `warmup` marked."""
     fig, ax = plt.subplots(figsize=(7.3, 2.6))
     ax.axvspan(0, warmup, color=COLORS["attention"], alpha=0.25, linewidth=0)
     ax.plot(rates, color=BLUE)
-    peak = max(rates)
+    peak, last = max(rates), len(rates) - 1
     ax.text(warmup + 8, 0.08 * peak, f"← warm-up: {warmup} steps", va="center")
     ax.text(0.62 * len(rates), 0.68 * peak, "cosine decay", color=BLUE)
+    ax.plot([warmup, last], [peak, rates[-1]], "o", color=BLUE, markersize=6)
+    ax.text(warmup + 8, 1.09 * peak, f"peak: {peak:g}", va="center")
+    ax.text(last, rates[-1] + 0.28 * peak, "a tenth of the peak", ha="right", va="center")
     title = "A short warm-up, then a long decay"
-    ax.set(xlabel="step", ylabel="learning rate", ylim=(0, 1.1 * peak), xlim=(0, len(rates)), title=title)
+    ax.set(xlabel="step", ylabel="learning rate", ylim=(0, 1.2 * peak), xlim=(0, len(rates) + 4), title=title)
     return fig
 
 
-def draw_learning(losses, val_losses, lines, smooth=20):
+def draw_learning(losses, val_losses, lines, one_pass, smooth=20):
     """A figure of training losses, averaged over `smooth` steps, and validation losses {step: loss}.
 
-    `lines` {words: loss} are drawn across; the axis on the right has the perplexities.
+    `lines` {words: loss} are drawn across, and the step after `one_pass` over the text is marked; the axis
+    on the right has the perplexities.
     """
     fig, ax = plt.subplots(figsize=(7.3, 3.8))
     steps = len(losses)
     for words, height in lines.items():
         ax.axhline(height, color=GRAY, linestyle="--", linewidth=1.4)
         ax.text(steps, height + 0.1, words, ha="right", fontsize=9)
-    parts = [losses[i : i + smooth] for i in range(0, steps, smooth)]
-    averaged = [sum(part) / len(part) for part in parts]
-    ax.plot([i + smooth / 2 for i in range(0, steps, smooth)], averaged, color=BLUE)
+    ax.axvline(one_pass, color=GRAY, linestyle=":", linewidth=1.4)
+    ax.text(one_pass + 6, 2.25, f"step {one_pass:.0f}: as many tokens\nread as the text has", fontsize=9)
+    where, averaged = averages(losses, smooth)
+    ax.plot([0, *where], [losses[0], *averaged], color=BLUE)
     ax.plot(val_losses.keys(), val_losses.values(), "o", color=RED, markersize=6)
-    ax.text(steps, averaged[-1] - 0.7, "training", color=BLUE, ha="right")
+    ax.text(steps, averaged[-1] - 0.5, "training", color=BLUE, ha="right")
     ax.text(steps, val_losses[steps] + 0.35, "validation", color=RED, ha="right")
     title = "Training falls faster than validation"
     ax.set(xlabel="step", ylabel="nats per token", ylim=(2, 9), title=title)

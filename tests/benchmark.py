@@ -21,15 +21,15 @@ from pathlib import Path
 from statistics import median
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import torch
 import transformers
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import memory_growth
 
-from beyond import CachedGPT, load_gpt2_weights, speculative
+from beyond import CachedGPT, TextDataset, load_gpt2_weights, speculative, train
 from helpers import GPT_CONFIG_124M, GPTModel, generate, generate_text_simple, tie_weights
 
 CONFIG = {**GPT_CONFIG_124M, "qkv_bias": True, "drop_rate": 0.0}
@@ -82,19 +82,46 @@ def compared(ours, theirs):
     return f"{median(ours) / median(theirs):.2f} × Hugging Face's time; faster in {won} of {len(ours)} rounds"
 
 
-def training_step(model, logits_of, ids):
-    """A function that trains `model` for one step on `ids` and returns the loss."""
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4)
+class Logits(torch.nn.Module):
+    """Hugging Face's model, called as ours is."""
 
-    def step():
-        logits = logits_of(ids[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
 
-    return step
+    def forward(self, ids):
+        return self.model(ids, use_cache=False).logits
+
+
+def training(model, texts, mixed=False, steps=3):
+    """A function that trains `model` with `train` itself, and returns the losses."""
+    one_window = TextDataset(texts.ids[:257], 256)  # read before step 0 and at the end
+
+    def run():
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed, cache_enabled=False):
+            return train(model, texts, one_window, steps, batch_size=4, lr=1e-4, warmup=1)[0]
+
+    return run
+
+
+def compare_training(rounds=5):
+    """Print the times of `train` on ours and on theirs, and of ours with bfloat16 and compiled (by g++)."""
+    theirs, ours = both_models(TRAINED)
+    texts = TextDataset(torch.randint(50257, (4096,)), 256)
+    runs = {"ours": training(ours, texts), "theirs": training(Logits(theirs), texts)}
+    first, second = (run() for run in runs.values())  # the same losses, as the same weights are trained
+    assert all(abs(a - b) < 1e-3 for a, b in zip(first, second, strict=True)), (first, second)
+    runs["mixed"] = training(ours, texts, mixed=True)
+    runs["compiled"] = training(torch.compile(ours), texts)
+    runs["mixed"](), runs["compiled"]()  # warm-up, and the time to compile
+    found = measure(runs, rounds)
+    print("| **`train`, 3 steps**, 6 layers of width 384, batch 4 x 256, 2 validations | | | | |")
+    row("`GPTModel`", found["ours"], note=compared(found["ours"], found["theirs"]))
+    row("Hugging Face with SDPA", found["theirs"])
+    for name, words in (("mixed", "in bfloat16, by autocast"), ("compiled", "with torch.compile")):
+        share = median(found[name]) / median(found["ours"])
+        row(f"`GPTModel` {words}", found[name], note=f"{share:.2f} × the time of the first row")
 
 
 @torch.no_grad()
@@ -236,21 +263,8 @@ def main():
     found = measure({"ours": our_forward, "theirs": their_forward}, 9)
     row("`GPTModel`", found["ours"], note=compared(found["ours"], found["theirs"]))
     row("Hugging Face with SDPA", found["theirs"])
-    del ours, theirs
 
-    theirs, ours = both_models(TRAINED)
-    texts = torch.randint(50257, (4, 257))
-    steps = {
-        "ours": training_step(ours, ours, texts),
-        "theirs": training_step(theirs, lambda x: theirs(x, use_cache=False).logits, texts),
-    }
-    for _ in range(2):  # the same losses, as the same weights are trained
-        first, second = (step() for step in steps.values())
-        assert abs(first - second) < 1e-3, (first, second)
-    print("| **one training step**, 6 layers of width 384, batch 4 x 256, AdamW | | | | |")
-    found = measure(steps, 9)
-    row("`GPTModel`", found["ours"], note=compared(found["ours"], found["theirs"]))
-    row("Hugging Face with SDPA", found["theirs"])
+    compare_training()
 
     if sys.platform == "linux":
         run = [sys.executable, __file__, "memory"]

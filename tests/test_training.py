@@ -161,6 +161,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, at, tied):
     assert train(resumed, DATA, HELD_OUT, 12, path=path) == history  # finished: nothing left to do
 
 
+def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):
+    run(small_model(), path=tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="steps must be at least 12, got 10"):
+        run(small_model(), steps=10, path=tmp_path / "checkpoint.pt")
+
+
 def test_a_run_that_dies_while_it_saves_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     path, save, history = tmp_path / "checkpoint.pt", torch.save, run(small_model())
 
