@@ -42,17 +42,34 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def theirs():
-    """Hugging Face's Llama, with the weights as `transformers` itself takes them out of the file."""
+def parsed():
+    """Hugging Face's Llama and, as `transformers` itself takes them out of the file, settings and weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    config = load_gguf_checkpoint(SMOLLM2_FILE)["config"]
-    model = LlamaForCausalLM(LlamaConfig(**config))
-    tensors = load_gguf_checkpoint(SMOLLM2_FILE, return_tensors=True, model_to_load=model)["tensors"]
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]  # tied
-    model.load_state_dict(tensors)
-    return model.eval()
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=49152,
+            max_position_embeddings=8192,
+            hidden_size=576,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            num_hidden_layers=30,
+            intermediate_size=1536,
+            rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+        )
+    )
+    file = load_gguf_checkpoint(SMOLLM2_FILE, return_tensors=True, model_to_load=model)
+    file["tensors"]["lm_head.weight"] = file["tensors"]["model.embed_tokens.weight"]  # tied
+    model.load_state_dict(file["tensors"])
+    return model.eval(), file["config"]
+
+
+@pytest.fixture(scope="module")
+def theirs(parsed):
+    return parsed[0]
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +97,21 @@ def test_same_logits_as_hugging_faces_own_loading(smollm2, theirs, tokenizer):
 
 
 @needs_file
-def test_configuration_is_the_files(theirs):
-    cfg, file = llama.SMOLLM2_135M, theirs.config
-    assert cfg["n_heads"] == file.num_attention_heads and cfg["n_kv_heads"] == file.num_key_value_heads
-    assert cfg["context_length"] == file.max_position_embeddings and cfg["tied"] is file.tie_word_embeddings
-    assert cfg["rope_base"] == file.rope_parameters["rope_theta"]
-    assert cfg["norm_eps"] == pytest.approx(file.rms_norm_eps, rel=1e-6)
+def test_configuration_is_the_files(parsed):
+    names = {
+        "vocab_size": "vocab_size",
+        "context_length": "max_position_embeddings",
+        "emb_dim": "hidden_size",
+        "n_heads": "num_attention_heads",
+        "n_kv_heads": "num_key_value_heads",
+        "n_layers": "num_hidden_layers",
+        "hidden_dim": "intermediate_size",
+        "rope_base": "rope_theta",
+        "norm_eps": "rms_norm_eps",
+        "tied": "tie_word_embeddings",
+    }
+    file = {ours: parsed[1][theirs] for ours, theirs in names.items()}
+    assert llama.SMOLLM2_135M == pytest.approx(file, rel=1e-6)
 
 
 @needs_file
