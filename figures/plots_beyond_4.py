@@ -148,7 +148,8 @@ def draw_versions(losses):
         ax.plot(names, seeds, marker=marks[number], markersize=7, linewidth=1.2, **look)
         ax.text(len(names) - 0.85, seeds[-1], f"seed {number}", color=look["color"], va="center")
     ax.set(ylabel="validation loss, nats", xlim=(-0.4, len(names) - 0.2))
-    ax.set_title("GPT-2's parts exchanged one after another, at equal parameters")
+    ax.set_xlabel("the part exchanged last, from left to right")
+    ax.set_title("Rotary positions help with both seeds; the rest is chance")
     return fig
 
 
