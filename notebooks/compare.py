@@ -260,3 +260,17 @@ def milliseconds(function, *inputs, repeats=9):
         function(*inputs)
         times.append(1000 * (time.perf_counter() - start))
     return sorted(times[1:])[repeats // 2]
+
+
+@torch.no_grad()
+def norm_inputs(model, ids):
+    """What goes into the first norm of each block, for one text: (1, T) token ids -> (L, T, D)."""
+    caught = []
+    hooks = [
+        block.norm1.register_forward_pre_hook(lambda module, args: caught.append(args[0][0]))
+        for block in model.trf_blocks
+    ]
+    model(ids)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(caught)

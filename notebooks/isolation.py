@@ -27,5 +27,7 @@ def isolate():
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "MATPLOTLIBRC", "MPLCONFIGDIR"):
         os.environ[name] = folder
     os.environ["PYTHONUTF8"] = "1"
+    # A kernel that runs in a copy of the course finds the downloaded models, too.
+    os.environ.setdefault("COURSE_MODELS", str(Path(__file__).resolve().parents[1] / "models"))
     # Where matplotlib takes long to list the fonts, it prints a warning. Here it's not in a cell's output.
     importlib.import_module("matplotlib.font_manager")

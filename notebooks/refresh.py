@@ -1,4 +1,4 @@
-"""Bring everything that is generated up to date: helpers.py, beyond.py, the notebooks' outputs, the figures.
+"""Bring everything that is generated up to date: the exported files, the notebooks' outputs, the figures.
 
     python notebooks/refresh.py            export, execute and redraw everything
     python notebooks/refresh.py 4.5        only 4.5, and the later notebooks if its exported code changed
@@ -53,6 +53,17 @@ Exported from the notebooks by `python notebooks/refresh.py`: change the noteboo
 Builds on helpers.py, and names shapes with the same letters.
 """
 '''
+LLAMA_HEADER = '''"""GPT-2 turned, part by part, into a model of today, and the real weights of one.
+
+Exported from the notebooks by `python notebooks/refresh.py`: change the notebook, not this file.
+Builds on helpers.py, and names shapes with the same letters; also S tokens so far, G key and value heads.
+"""
+'''
+EXPORTS = {  # each exported file: how the names of its notebooks begin, and how it begins itself
+    "helpers.py": (("4.",), HEADER),
+    "beyond.py": (("beyond_1_", "beyond_2_", "beyond_3_"), BEYOND_HEADER),
+    "llama.py": (("beyond_4_", "beyond_5_"), LLAMA_HEADER),
+}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -117,16 +128,18 @@ def exported(name, notebook):
 
 
 def export(notebooks):
-    """The texts of helpers.py and beyond.py: exported cells, under a line that names their notebook."""
+    """The texts of the exported files: exported cells, under a line that names their notebook."""
     files = {}
     for name, notebook in notebooks.items():
         texts = exported(name, notebook)
         if not texts:
             continue
-        file, header = ("beyond.py", BEYOND_HEADER) if name.startswith("beyond") else ("helpers.py", HEADER)
+        file = next((file for file, (starts, _) in EXPORTS.items() if name.startswith(starts)), None)
+        if file is None:
+            raise RefreshError(f"{name} exports code: add it to EXPORTS in refresh.py")
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         banner = f"# ---- {title} (notebooks/{name}) "
-        before = files.get(file, header) + "\n"
+        before = files.get(file, EXPORTS[file][1]) + "\n"
         files[file] = before + banner.ljust(110, "-") + "\n" + "\n\n\n".join(texts) + "\n"
     return files
 
@@ -143,7 +156,7 @@ def to_execute(names, notebooks, files, root):
     if unknown := sorted(set(names) - set(known.values())):
         raise RefreshError(f"no notebook {', '.join(unknown)}; the notebooks are {', '.join(known.values())}")
     new, old = {}, {}
-    for name in ("helpers.py", "beyond.py"):
+    for name in EXPORTS:
         new |= sections(files.get(name, ""))
         old |= sections((root / name).read_text(encoding="utf-8") if (root / name).exists() else "")
     first = next((file for file in notebooks if new.get(file) != old.get(file)), None)

@@ -25,6 +25,7 @@ os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import torch
 import transformers
+from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import memory_growth

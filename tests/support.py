@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers import GPTModel
 from notebooks import checks
-from notebooks.refresh import tidy
+from notebooks.refresh import EXPORTS, tidy
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -50,7 +50,7 @@ LINKED = ("README.md", "CONTRIBUTING.md", "tests")  # the notebooks link to them
 
 def copy_course(folder, *more):
     """Copy what a notebook needs, and `more` files and folders of the repository, to `folder`."""
-    for name in ("notebooks", "figures", "conftest.py", "pyproject.toml", "helpers.py", "beyond.py", *more):
+    for name in ("notebooks", "figures", "conftest.py", "pyproject.toml", *EXPORTS, *more):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:

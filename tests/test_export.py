@@ -1,4 +1,4 @@
-"""helpers.py and beyond.py are what the notebooks export."""
+"""The exported files are what the notebooks export."""
 
 import re
 
@@ -6,14 +6,14 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from support import ROOT
 
-from notebooks.refresh import RefreshError, export, read_notebooks, sections
+from notebooks.refresh import EXPORTS, RefreshError, export, read_notebooks, sections
 
 
 def notebook(title, *sources):
     return new_notebook(cells=[new_markdown_cell(f"# {title}"), *map(new_code_cell, sources)])
 
 
-@pytest.mark.parametrize("file", ["helpers.py", "beyond.py"])
+@pytest.mark.parametrize("file", EXPORTS)
 def test_the_stored_file_is_the_export_of_the_notebooks(file):
     stored = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).exists() else None
     assert export(read_notebooks(ROOT)).get(file) == stored, "run: python notebooks/refresh.py"
@@ -32,9 +32,11 @@ def test_marked_cells_go_to_the_file_of_their_notebook_in_order():
         "4.2_none.ipynb": notebook("4.2 None", "nothing = 0"),
         "4.3_width.ipynb": notebook("4.3 Width", "#| export\nwidth = 3"),
         "beyond_1_area.ipynb": notebook("Beyond 1", "#| export\nfrom helpers import width"),
+        "beyond_4_volume.ipynb": notebook("Beyond 4", "#| export\nvolume = 6"),
+        "beyond_5_mass.ipynb": notebook("Beyond 5", "#| export\nmass = 7"),
     }
     files = export(notebooks)
-    assert list(files) == ["helpers.py", "beyond.py"]
+    assert list(files) == ["helpers.py", "beyond.py", "llama.py"]
     assert all(
         re.match(r'"""[^"]+ `python notebooks/refresh.py`: [^"]+\n"""\n\n# ---', f) for f in files.values()
     )
@@ -46,6 +48,15 @@ def test_marked_cells_go_to_the_file_of_their_notebook_in_order():
         "4.3_width.ipynb": "width = 3",
     }
     assert sections(files["beyond.py"]) == {"beyond_1_area.ipynb": "from helpers import width"}
+    assert sections(files["llama.py"]) == {
+        "beyond_4_volume.ipynb": "volume = 6",
+        "beyond_5_mass.ipynb": "mass = 7",
+    }
+
+
+def test_a_notebook_that_no_exported_file_is_for_is_named():
+    with pytest.raises(RefreshError, match="beyond_6_time.ipynb exports code: add it to EXPORTS"):
+        export({"beyond_6_time.ipynb": notebook("Beyond 6", "#| export\ntime = 1")})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support import NOTEBOOKS, ROOT, read_notebook
 
+from notebooks.refresh import EXPORTS
+
 CHAPTER = [path for path in NOTEBOOKS if path.name.startswith("4.")]
 BEYOND = [path for path in NOTEBOOKS if path.name.startswith("beyond_")]
 NAMES = [
@@ -21,6 +23,8 @@ NAMES = [
     "beyond_1_released_weights",
     "beyond_2_training",
     "beyond_3_fast_generation",
+    "beyond_4_after_gpt2",
+    "beyond_5_inside",
 ]
 METADATA = (  # of a cell; other tags could make nbval skip it
     {},
@@ -47,7 +51,7 @@ def outputs(path):
     return [output for cell in cells(path, "code") for output in cell.outputs]
 
 
-def test_all_ten_are_there():
+def test_all_are_there():
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
@@ -212,7 +216,7 @@ def test_every_notebook_asserts_its_claims(path):
 
 
 def test_notebooks_import_only_what_earlier_ones_finished_and_define_nothing_twice():
-    finished = {"helpers": set(), "beyond": set()}
+    finished = {"helpers": set(), "beyond": set(), "llama": set()}
     for path in NOTEBOOKS:
         new = set()
         for cell in cells(path, "code"):
@@ -230,7 +234,8 @@ def test_notebooks_import_only_what_earlier_ones_finished_and_define_nothing_twi
                         new.add(node.name)
                 elif isinstance(node, ast.Assign) and cell.source.startswith("#| export"):
                     new |= {target.id for target in node.targets}
-        finished["beyond" if path in BEYOND else "helpers"] |= new
+        (file,) = (file for file, (starts, _) in EXPORTS.items() if path.name.startswith(starts))
+        finished[file.removesuffix(".py")] |= new
 
 
 def test_every_picture_is_shown_somewhere():
