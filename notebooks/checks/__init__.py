@@ -33,3 +33,4 @@ from .section_4_7 import greedy, min_p, stop_token, tokens_processed, top_k, wha
 from .section_beyond_1 import analogy, checkpoint, one_head, tensors_in_file
 from .section_beyond_2 import accumulate, bits_per_character, the_leak, trapezoid
 from .section_beyond_3 import cache_memory
+from .section_beyond_5 import even_head, mean_ablation, repeats, settled
