@@ -298,6 +298,13 @@ def test_ids_that_are_not_allowed(wrap):
     assert model(ids(*range(12))).shape[-1] == 61
 
 
+def test_a_text_that_grows_too_long_for_the_cache():
+    cached = CachedLlama(LlamaModel(TINY))
+    cached(ids(*range(12)))
+    with pytest.raises(ValueError, match="got a sequence of 13 tokens, context_length is only 12"):
+        cached(ids(*range(13)))
+
+
 # The cache
 
 
