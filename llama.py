@@ -45,6 +45,25 @@ def rotate(x, start=0, base=10_000.0):
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
+class SwiGLU(nn.Module):
+    """Feed-forward network with a gate: silu(gate(x)) says how much of up(x) passes, feature by feature.
+
+    Shape: (B, T, D) -> (B, T, D), with D = cfg["emb_dim"], and cfg["hidden_dim"] features in between.
+    Source: Shazeer (2020), https://arxiv.org/abs/2002.05202, section 2.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        D, hidden = cfg["emb_dim"], cfg["hidden_dim"]
+        check_sizes(emb_dim=D, hidden_dim=hidden)
+        self.gate = nn.Linear(D, hidden, bias=False)
+        self.up = nn.Linear(D, hidden, bias=False)
+        self.down = nn.Linear(hidden, D, bias=False)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
 class GroupedQueryAttention(nn.Module):
     """Causal self-attention with rotary positions; several query heads share one key head and value head.
 
@@ -68,10 +87,8 @@ class GroupedQueryAttention(nn.Module):
         self.out_proj = nn.Linear(D, D, bias=False)
 
     def forward(self, x, cache=None):
-        q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or G, T, Dh)
-            for project in (self.W_query, self.W_key, self.W_value)
-        )
+        projections = self.W_query, self.W_key, self.W_value  # each (B, T, D) -> (B, H or G, T, Dh)
+        q, k, v = (w(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for w in projections)
         start = cache["k"].shape[2] if cache else 0
         q, k = rotate(q, start, self.base), rotate(k, start, self.base)
         if cache:
@@ -81,25 +98,6 @@ class GroupedQueryAttention(nn.Module):
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(start)  # (T, S)
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
         return self.out_proj(context.transpose(1, 2).flatten(2))
-
-
-class SwiGLU(nn.Module):
-    """Feed-forward network with a gate: silu(gate(x)) says how much of up(x) passes, feature by feature.
-
-    Shape: (B, T, D) -> (B, T, D), with D = cfg["emb_dim"], and cfg["hidden_dim"] features in between.
-    Source: Shazeer (2020), https://arxiv.org/abs/2002.05202, section 2.
-    """
-
-    def __init__(self, cfg):
-        super().__init__()
-        D, hidden = cfg["emb_dim"], cfg["hidden_dim"]
-        check_sizes(emb_dim=D, hidden_dim=hidden)
-        self.gate = nn.Linear(D, hidden, bias=False)
-        self.up = nn.Linear(D, hidden, bias=False)
-        self.down = nn.Linear(hidden, D, bias=False)
-
-    def forward(self, x):
-        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class LlamaBlock(nn.Module):
@@ -123,17 +121,12 @@ class LlamaBlock(nn.Module):
 
 
 SMOLLM2_135M = {  # Ben Allal and others (2025), https://arxiv.org/abs/2502.02737
-    "vocab_size": 49152,
-    "context_length": 8192,
-    "emb_dim": 576,
-    "n_heads": 9,
-    "n_kv_heads": 3,  # heads of keys and of values, each for three heads of queries
-    "n_layers": 30,
+    "vocab_size": 49152, "context_length": 8192, "emb_dim": 576, "n_layers": 30,
+    "n_heads": 9, "n_kv_heads": 3,  # three heads of queries share a head of keys and one of values
     "hidden_dim": 1536,  # features inside SwiGLU
     "rope_base": 100_000.0,  # the higher, the slower the slowest plane turns
-    "norm_eps": 1e-5,  # in RMSNorm
-    "tied": True,  # whether the head is the token embedding
-}
+    "norm_eps": 1e-5, "tied": True,  # in RMSNorm; whether the head is the token embedding
+}  # fmt: skip
 
 
 class LlamaModel(nn.Module):
@@ -161,29 +154,6 @@ class LlamaModel(nn.Module):
         for block, kept in zip(self.trf_blocks, cache or [None] * len(self.trf_blocks), strict=True):
             x = block(x, kept)
         return self.out_head(self.final_norm(x))  # (B, T, V)
-
-
-class CachedLlama:
-    """A LlamaModel that remembers the keys and values of what it has read, and reads only what is new.
-
-    Call it like the model, with all ids so far. Where they don't go on from the last call's, it starts over.
-    After a change of the model, make a new one.
-    Shape: (B, T) token ids -> (B, 1, V) logits of the last position.
-    """
-
-    def __init__(self, model):
-        self.model, self.ids, self.cache = model, None, None
-
-    @torch.no_grad()
-    def __call__(self, ids):
-        check_token_ids(ids, self.model.tok_emb.num_embeddings, self.model.context_length)
-        read, self.ids = self.ids, None  # if this is interrupted, the next call starts over
-        start = 0 if read is None else read.shape[1]
-        if not 0 < start < ids.shape[1] or not torch.equal(ids[:, :start], read):
-            start, self.cache = 0, [{} for _ in self.model.trf_blocks]
-        logits = self.model(ids[:, start:], self.cache)[:, -1:]
-        self.ids = ids.clone()
-        return logits
 
 
 import hashlib
@@ -263,6 +233,20 @@ def open_smollm2(path):
     return GGUFReader(path)
 
 
+def smollm2_tokenizer(path=SMOLLM2_FILE):
+    """SmolLM2's tokenizer, a `tiktoken.Encoding`, from its GGUF file. Each digit is a token of its own."""
+    fields = open_smollm2(path).fields
+    tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+    special = {token: i for i, token in enumerate(tokens) if kinds[i] == 3}
+    # As in GPT-2's vocabulary (4.1), a byte that can't be printed is written as a character from 256 up.
+    hidden = [byte for byte in range(256) if not chr(byte).isprintable() or chr(byte) == " "]
+    byte_of = {chr(byte): byte for byte in range(256)} | {chr(256 + n): b for n, b in enumerate(hidden)}
+    ranks = {bytes(map(byte_of.get, t)): i for i, t in enumerate(tokens) if t not in special}
+    lost = r"\x04\x06\x13\x14\x16\x1d\x{40000}-\x{bffff}"  # without tokens in the file, so left out
+    pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}%s]++|\s++(?=\p{N})|\s++$|\s+(?!\S)|\s"
+    return tiktoken.Encoding("smollm2", pat_str=pattern % lost, mergeable_ranks=ranks, special_tokens=special)
+
+
 def load_smollm2(path=SMOLLM2_FILE):
     """SmolLM2 as a LlamaModel in float32, from its GGUF file."""
     tensors, half = {}, SMOLLM2_135M["emb_dim"] // SMOLLM2_135M["n_heads"] // 2
@@ -279,18 +263,27 @@ def load_smollm2(path=SMOLLM2_FILE):
     return model.eval()
 
 
-def smollm2_tokenizer(path=SMOLLM2_FILE):
-    """SmolLM2's tokenizer, a `tiktoken.Encoding`, from its GGUF file. Each digit is a token of its own."""
-    fields = open_smollm2(path).fields
-    tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
-    special = {token: i for i, token in enumerate(tokens) if kinds[i] == 3}
-    # As in GPT-2's vocabulary (4.1), a byte that can't be printed is written as a character from 256 up.
-    hidden = [byte for byte in range(256) if not chr(byte).isprintable() or chr(byte) == " "]
-    byte_of = {chr(byte): byte for byte in range(256)} | {chr(256 + n): b for n, b in enumerate(hidden)}
-    ranks = {bytes(map(byte_of.get, t)): i for i, t in enumerate(tokens) if t not in special}
-    lost = r"\x04\x06\x13\x14\x16\x1d\x{40000}-\x{bffff}"  # without tokens in the file, so left out
-    pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}%s]++|\s++(?=\p{N})|\s++$|\s+(?!\S)|\s"
-    return tiktoken.Encoding("smollm2", pat_str=pattern % lost, mergeable_ranks=ranks, special_tokens=special)
+class CachedLlama:
+    """A LlamaModel that remembers the keys and values of what it has read, and reads only what is new.
+
+    Call it like the model, with all ids so far. Where they don't go on from the last call's, it starts over.
+    After a change of the model, make a new one.
+    Shape: (B, T) token ids -> (B, 1, V) logits of the last position.
+    """
+
+    def __init__(self, model):
+        self.model, self.ids, self.cache = model, None, None
+
+    @torch.no_grad()
+    def __call__(self, ids):
+        check_token_ids(ids, self.model.tok_emb.num_embeddings, self.model.context_length)
+        read, self.ids = self.ids, None  # if this is interrupted, the next call starts over
+        start = 0 if read is None else read.shape[1]
+        if not 0 < start < ids.shape[1] or not torch.equal(ids[:, :start], read):
+            start, self.cache = 0, [{} for _ in self.model.trf_blocks]
+        logits = self.model(ids[:, start:], self.cache)[:, -1:]
+        self.ids = ids.clone()
+        return logits
 
 
 def chat(question, system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"):

@@ -40,8 +40,13 @@ SECTIONS = {  # number: name, component whose color it takes, column and row on 
     "4.6": ("GPT model", "embedding", 3, 1),
     "4.7": ("Generating\ntext", "output", 4, 1),
 }
-# In any order, after 4.7; there is room for four.
-BEYOND = {"beyond_1": "Released weights", "beyond_2": "Training", "beyond_3": "Fast generation"}
+BEYOND = {  # in any order, after 4.7
+    "beyond_1": "Released\nweights",
+    "beyond_2": "Training",
+    "beyond_3": "Fast\ngeneration",
+    "beyond_4": "After\nGPT-2",
+    "beyond_5": "Inside",
+}
 
 
 def architecture():
@@ -133,8 +138,8 @@ def text_to_logits():
 
 def course_map(current):
     """The notebooks as a path; `current` is lit, the sections before it are ticked, all others dashed."""
-    fig, ax = canvas(2.46)
-    low, middle, high = rows = [0.98, 1.56, 2.14]
+    fig, ax = canvas(2.6)
+    low, middle, high = rows = [1.12, 1.7, 2.28]
     columns = [(0.68, 1.12), (2.42, 1.75), (4.13, 1.1), (5.4, 0.9), (6.63, 1.05)]  # center and width
     for number, (name, component, column, row) in SECTIONS.items():
         (x, width), height = columns[column], 0.46 if column == 1 else 0.78
@@ -144,14 +149,14 @@ def course_map(current):
         arrow(ax, (1.24, middle), (1.39, middle), (1.39, y), (1.545, y))
         arrow(ax, (3.295, y), (3.4, y), (3.4, middle), (3.5, middle), head=False)
     across(ax, middle, (1.24, 1.545), (3.295, 3.58), (4.68, 4.95), (5.85, 6.105))
-    arrow(ax, (6.63, middle - 0.39), (6.63, 0.64))
-    frame(ax, 0.08, 0.06, WIDTH - 0.08, 0.64, "text", strength=0.18, line=0.8)
-    label(ax, 0.2, 0.35, "Beyond the chapter,\nin any order", ha="left", size=SMALL)
+    arrow(ax, (6.63, middle - 0.39), (6.63, 0.78))
+    frame(ax, 0.08, 0.06, WIDTH - 0.08, 0.78, "text", strength=0.18, line=0.8)
+    label(ax, 0.2, 0.42, "Beyond the chapter,\nin any order", ha="left", size=SMALL)
     left = 1.5  # of the stops
     width = (WIDTH - 0.12 - left) / len(BEYOND) - 0.1
     for place, (notebook, name) in enumerate(BEYOND.items()):
         x, text = left + (width + 0.1) * (place + 0.5), notebook.replace("_", " ") + f"\n{name}"
-        stop(ax, x, 0.35, width, 0.44, "text", text, lit=notebook == current)
+        stop(ax, x, 0.42, width, 0.6, "text", text, lit=notebook == current)
     return fig
 
 

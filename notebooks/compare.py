@@ -219,3 +219,17 @@ def kept_for_backward(module, *inputs):
         output = module(*inputs)
     assert output.requires_grad  # the graph, and all that it keeps, was alive until here
     return sum(kept.values())
+
+
+@torch.no_grad()
+def norm_inputs(model, ids):
+    """What goes into the first norm of each block, for one text: (1, T) token ids -> (L, T, D)."""
+    caught = []
+    hooks = [
+        block.norm1.register_forward_pre_hook(lambda module, args: caught.append(args[0][0]))
+        for block in model.trf_blocks
+    ]
+    model(ids)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(caught)

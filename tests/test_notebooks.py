@@ -24,6 +24,7 @@ NAMES = [
     "beyond_2_training",
     "beyond_3_fast_generation",
     "beyond_4_after_gpt2",
+    "beyond_5_inside",
 ]
 METADATA = (  # of a cell; other tags could make nbval skip it
     {},

@@ -33,4 +33,5 @@ from .section_4_7 import greedy, min_p, stop_token, tokens_processed, top_k, wha
 from .section_beyond_1 import analogy, checkpoint, one_head, tensors_in_file
 from .section_beyond_2 import accumulate, bits_per_character, the_leak, trapezoid
 from .section_beyond_3 import cache_memory
+from .section_beyond_4 import decode_block, llama_cache, llama_parameters, rotate_neighbors
 from .section_beyond_5 import even_head, mean_ablation, repeats, settled

@@ -252,6 +252,26 @@ HINTS = {
         "A key and a value of 1,600 numbers each. Multiply by the blocks, the tokens, and the texts.",
         "2 * 48 * 1600 * 1024 * 8 numbers, at 2 bytes each; and an MB has 2**20 bytes.",
     ),
+    "beyond 4.1": (
+        "Which heads are kept in a cache: those of the queries, or those of keys and values?",
+        "A token leaves a key and a value of 128 features behind, for each of 8 heads, in each of 32 blocks.",
+        "2 * 32 * 8 * 128 * 8192 values, at 2 bytes each; and an MB has 2**20 bytes.",
+    ),
+    "beyond 4.2": (
+        "List the shapes of all matrices and norms in a block. Which ones are square?",
+        "Four matrices in attention; two have n_kv_heads heads of emb_dim // n_heads. Three in SwiGLU.",
+        "Don't forget two norms in each block, one at the end, and the head, where it isn't tied.",
+    ),
+    "beyond 4.3": (
+        "x[0::2] has the first feature of each plane, and x[1::2] the second.",
+        "The angles are position * base ** (-torch.arange(0, Dh, 2) / Dh), one for each plane.",
+        "a * cos - b * sin and a * sin + b * cos, stacked in dim 1 and flattened.",
+    ),
+    "beyond 4.4": (
+        "list(block[4:]) has 16 numbers from 0 to 255. Each has two codes.",
+        "byte & 15 is the lower half, byte >> 4 the upper half. All the lower halves come first.",
+        "A weight is lowest + step * code; torch.cat puts the two sets of 16 codes together.",
+    ),
     "beyond 5.1": (
         "How many tokens does token 1 see, itself included? And token 2? What share goes to each of them?",
         "Token i gives each of i + 1 tokens the share 1 / (i + 1), also the previous one.",

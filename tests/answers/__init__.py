@@ -18,6 +18,7 @@ from . import (
     section_beyond_1,
     section_beyond_2,
     section_beyond_3,
+    section_beyond_4,
     section_beyond_5,
 )
 
@@ -34,6 +35,7 @@ SECTIONS = [
     section_beyond_1,
     section_beyond_2,
     section_beyond_3,
+    section_beyond_4,
     section_beyond_5,
 ]
 RIGHT = {name: right for section in SECTIONS for name, right in section.RIGHT.items()}
