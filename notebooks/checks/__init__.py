@@ -34,3 +34,4 @@ from .section_beyond_1 import analogy, checkpoint, one_head, tensors_in_file
 from .section_beyond_2 import accumulate, bits_per_character, the_leak, trapezoid
 from .section_beyond_3 import append_to_cache, cache_memory, cached_loop, mended_cache
 from .section_beyond_4 import decode_block, llama_cache, llama_parameters, rotate_neighbors
+from .section_beyond_5 import even_head, mean_ablation, repeats, settled

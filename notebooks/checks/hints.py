@@ -287,6 +287,26 @@ HINTS = {
         "byte & 15 is the lower half, byte >> 4 the upper half. All the lower halves come first.",
         "A weight is lowest + step * code; torch.cat puts the two sets of 16 codes together.",
     ),
+    "beyond 5.1": (
+        "How many tokens does token 1 see, itself included? And token 2? What share goes to each of them?",
+        "Token i gives each of i + 1 tokens the share 1 / (i + 1), also the previous one.",
+        "The mean of 1/2, 1/3, and so on to 1/15. There are 14 of them.",
+    ),
+    "beyond 5.2": (
+        "First make a table of bools, (T, T): is token j the same as token i, and earlier?",
+        "(ids[:, None] == ids).tril(-1) is that table. Which of its rows have any True?",
+        "Multiply the weights by the table, sum over the last dimension, and keep the positions that repeat.",
+    ),
+    "beyond 5.3": (
+        "The guess has settled in the row after the last one that differs from the final guess.",
+        "different = best != best[-1]. What is the largest row number at which it is True, plus 1?",
+        "Multiply `different` by a column of 1, 2, ..., N, and take the maximum over the rows.",
+    ),
+    "beyond 5.4": (
+        "Which module gets the outputs of all heads side by side? A forward pre-hook can replace its input.",
+        "In the hook, clone args[0], change the features [head * Dh : (head + 1) * Dh], and return (x,).",
+        "x[..., part] = x[..., part].mean(dim=1, keepdim=True). Then call the model, and remove the hook.",
+    ),
 }
 given = collections.Counter()  # how many hints this kernel has printed for each exercise
 

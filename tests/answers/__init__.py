@@ -19,6 +19,7 @@ from . import (
     section_beyond_2,
     section_beyond_3,
     section_beyond_4,
+    section_beyond_5,
 )
 
 SECTIONS = [
@@ -35,6 +36,7 @@ SECTIONS = [
     section_beyond_2,
     section_beyond_3,
     section_beyond_4,
+    section_beyond_5,
 ]
 RIGHT = {name: right for section in SECTIONS for name, right in section.RIGHT.items()}
 WRONG = {name: wrong for section in SECTIONS for name, wrong in section.WRONG.items()}
