@@ -49,60 +49,37 @@ def averages(losses, size):
     return [i + size / 2 for i in starts], [sum(part) / len(part) for part in parts]
 
 
-def draw_plain(runs, frequency, smooth=8):
-    """A figure of the losses of three `runs` {name: losses}, averaged over `smooth` steps."""
-    fig, ax = plt.subplots(figsize=(7.3, 3.3))
-    steps = len(next(iter(runs.values())))
-    ax.plot([0, steps], [frequency, frequency], "--", color=GRAY)
-    ax.text(1, frequency - 0.06, "guessing by frequency", va="top")
-    looks = ((COLORS["ink"], ":"), (BLUE, "--"), (RED, "-"))
-    for (name, losses), (color, style) in zip(runs.items(), looks, strict=True):
+def draw_plain(runs, smooth=8):
+    """A figure of the losses of two `runs` {name: losses}, averaged over `smooth` steps."""
+    fig, ax = plt.subplots(figsize=(7.3, 3.1))
+    for (name, losses), (color, style) in zip(runs.items(), ((BLUE, "--"), (RED, "-")), strict=True):
         where, means = averages(losses, smooth)
         ax.plot([0, *where], [losses[0], *means], linestyle=style, color=color)
-        ax.text(steps + 1, means[-1], name.replace(" and ", "\nand "), color=color, va="center")
-    ax.set(xlabel="step", ylabel="nats per token", xlim=(0, 1.3 * steps), xticks=range(0, steps + 1, 20))
-    ax.set(ylim=(4.8, 8.6), title="Without warm-up, it gets stuck at guessing by frequency")
+        ax.text(where[-1] + 1, means[-1], name, color=color, va="center")
+    ax.set(xlabel="step", ylabel="nats per token", xlim=(0, 1.16 * len(losses)), ylim=(4.8, 8.6))
+    ax.set(xticks=range(0, len(losses) + 1, 20), title="With warm-up, the loss starts slower and ends lower")
+    ax.text(0.98, 0.95, f"means of {smooth} steps", transform=ax.transAxes, ha="right", va="top", fontsize=9)
     return fig
 
 
-def draw_schedule(rates, warmup):
-    """A figure of the learning rate at each step, with its `warmup` marked."""
-    fig, ax = plt.subplots(figsize=(7.3, 2.6))
-    ax.axvspan(0, warmup, color=COLORS["attention"], alpha=0.25, linewidth=0)
-    ax.plot(rates, color=BLUE)
-    peak, last = max(rates), len(rates) - 1
-    ax.text(warmup + 8, 0.08 * peak, f"← warm-up: {warmup} steps", va="center")
-    ax.text(0.62 * len(rates), 0.68 * peak, "cosine decay", color=BLUE)
-    ax.plot([warmup, last], [peak, rates[-1]], "o", color=BLUE, markersize=6)
-    ax.text(warmup + 8, 1.09 * peak, f"peak: {peak:g}", va="center")
-    ax.text(last, rates[-1] + 0.28 * peak, "a tenth of the peak", ha="right", va="center")
-    title = "A short warm-up, then a long decay"
-    ax.set(xlabel="step", ylabel="learning rate", ylim=(0, 1.2 * peak), xlim=(0, len(rates) + 4), title=title)
-    return fig
-
-
-def draw_learning(losses, val_losses, lines, one_pass, smooth=20):
+def draw_learning(losses, val_losses, guessing, smooth=20):
     """A figure of training losses, averaged over `smooth` steps, and validation losses {step: loss}.
 
-    `lines` {words: loss} are drawn across, and the step after `one_pass` over the text is marked; the axis
-    on the right has the perplexities.
+    The loss of blind `guessing` is marked; the axis on the right has the perplexities.
     """
     fig, ax = plt.subplots(figsize=(7.3, 3.8))
     steps = len(losses)
-    for words, height in lines.items():
-        ax.axhline(height, color=GRAY, linestyle="--", linewidth=1.4)
-        ax.text(steps, height + 0.1, words, ha="right", fontsize=9)
-    ax.axvline(one_pass, color=GRAY, linestyle=":", linewidth=1.4)
-    ax.text(one_pass + 6, 2.25, f"step {one_pass:.0f}: as many tokens\nread as the text has", fontsize=9)
+    ax.axhline(guessing, color=GRAY, linestyle="--", linewidth=1.4)
+    ax.text(steps, guessing + 0.1, "blind guessing, ln V", ha="right", fontsize=9)
     where, averaged = averages(losses, smooth)
     ax.plot([0, *where], [losses[0], *averaged], color=BLUE)
     ax.plot(val_losses.keys(), val_losses.values(), "o", color=RED, markersize=6)
     ax.text(steps, averaged[-1] - 0.5, "training", color=BLUE, ha="right")
     ax.text(steps, val_losses[steps] + 0.35, "validation", color=RED, ha="right")
     title = "Training falls faster than validation"
-    ax.set(xlabel="step", ylabel="nats per token", ylim=(2, 9), title=title)
+    ax.set(xlabel="step", ylabel="nats per token", ylim=(3, 9), title=title)
     right = ax.secondary_yaxis("right")
-    perplexities = (10, 30, 100, 300, 1000, 3000)
+    perplexities = (30, 100, 300, 1000, 3000)
     right.set_yticks([math.log(p) for p in perplexities], [f"{p:,}" for p in perplexities])
     right.set_ylabel("perplexity")
     return fig
