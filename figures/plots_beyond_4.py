@@ -130,7 +130,9 @@ def draw_heads():
             if i % share == 0:
                 grid(ax, key - cell / 2, 0.78, 1, 1, (cell, 0.4), "norm", "k", strength=0.45)
                 grid(ax, key - cell / 2, 0.36, 1, 1, (cell, 0.4), "feed_forward", "v", strength=0.45)
-        label(ax, left + 4.5 * (cell + gap), 0.15, f"cached heads: {kept} of keys, {kept} of values", size=SMALL)
+        label(
+            ax, left + 4.5 * (cell + gap), 0.15, f"cached heads: {kept} of keys, {kept} of values", size=SMALL
+        )
         label(ax, left + 4.5 * (cell + gap), 2.29, "9 heads of queries", size=SMALL)
     return fig
 
