@@ -56,12 +56,14 @@ def draw_two_blocks():
     box(ax, 2.48, 0.4, 1.1, 0.44, "embedding", "Position\nembedding", size=SMALL)
     box(ax, 5.6, 0.4, 1.1, 0.44, "embedding", "Token\nembedding", size=SMALL)
     plus(ax, 1.85, 0.74, "embedding")
-    places = [(ROWS["norm1"], 2.95, 4.5), (0.4, 3.03, 5.05), (ROWS["ff"], 2.95, 4.5)]
-    places += [(ROWS["att"], 2.95, 4.5), (ROWS["drop2"], 2.95, 4.5)]
-    for number, (y, left, right) in enumerate(places, start=1):
-        leader(ax, left, 3.47, y)
-        leader(ax, 3.73, right, y)
-        box(ax, 3.6, y, 0.26, 0.26, "ink", str(number), strength=0.85, bold=True, color="white", size=SMALL)
+    label(ax, 5.72, ROWS["drop2"], "no dropout,\nno biases", ha="left", size=SMALL)
+    marks = [("1", 3.6, "norm1"), ("1", 3.6, "norm2"), ("2", 3.44, "att"), ("4", 3.76, "att")]
+    marks += [("3", 3.6, "ff"), ("5", 3.6, "drop1"), ("5", 3.6, "drop2"), ("2", 3.6, "embeddings")]
+    for number, x, row in marks:
+        y = ROWS.get(row, 0.4)
+        leader(ax, 3.03 if y == 0.4 else 2.95, x - 0.13, y)
+        leader(ax, x + 0.13, 5.05 if y == 0.4 else 5.6 if "drop" in row else 4.5, y)
+        box(ax, x, y, 0.26, 0.26, "ink", number, strength=0.85, bold=True, color="white", size=SMALL)
     return fig
 
 
@@ -114,7 +116,7 @@ def draw_heads():
     """A figure of nine query heads with nine, three, and one head of keys and values."""
     fig, ax = canvas(2.75)
     cell, gap = 0.2, 0.03
-    panels = [(9, "Multi-head (GPT-2)"), (3, "Grouped-query (SmolLM2)"), (1, "Multi-query")]
+    panels = [(9, "Multi-head"), (3, "Grouped-query (SmolLM2)"), (1, "Multi-query")]
     for panel, (kept, title) in enumerate(panels):
         left = 0.25 + 2.42 * panel
         label(ax, left + 4.5 * (cell + gap), 2.55, title, bold=True)
@@ -123,18 +125,15 @@ def draw_heads():
         for i, x in enumerate(centers):
             group = centers[i // share * share : i // share * share + share]
             key = sum(group) / len(group)
-            grid(ax, x - cell / 2, 1.75, 1, 1, (cell, 0.4), "attention", strength=0.45)
+            grid(ax, x - cell / 2, 1.75, 1, 1, (cell, 0.4), "attention", "q", strength=0.45)
             line(ax, [x, key], [1.73, 1.2], color=edge("attention"), width=1.2)
             if i % share == 0:
-                grid(ax, key - cell / 2, 0.78, 1, 1, (cell, 0.4), "norm", strength=0.45)
-                grid(ax, key - cell / 2, 0.36, 1, 1, (cell, 0.4), "feed_forward", strength=0.45)
-        words = (
-            "9 keys, 9 values"
-            if kept == 9
-            else f"{kept} key{'s' * (kept > 1)}, {kept} value{'s' * (kept > 1)}"
+                grid(ax, key - cell / 2, 0.78, 1, 1, (cell, 0.4), "norm", "k", strength=0.45)
+                grid(ax, key - cell / 2, 0.36, 1, 1, (cell, 0.4), "feed_forward", "v", strength=0.45)
+        label(
+            ax, left + 4.5 * (cell + gap), 0.15, f"cached heads: {kept} of keys, {kept} of values", size=SMALL
         )
-        label(ax, left + 4.5 * (cell + gap), 0.15, f"cached: {words}", size=SMALL)
-        label(ax, left + 4.5 * (cell + gap), 2.29, "9 queries", size=SMALL)
+        label(ax, left + 4.5 * (cell + gap), 2.29, "9 heads of queries", size=SMALL)
     return fig
 
 
@@ -144,11 +143,14 @@ def draw_versions(losses):
     names = list(losses)
     marks = "oDs^"
     for number, seeds in enumerate(zip(*losses.values(), strict=True)):
-        look = {"color": (BLUE, RED, GRAY)[number], "linestyle": ("-", "--", ":")[number]}
-        ax.plot(names, seeds, marker=marks[number], markersize=7, linewidth=1.2, **look)
-        ax.text(len(names) - 0.85, seeds[-1], f"seed {number}", color=look["color"], va="center")
-    ax.set(ylabel="validation loss, nats", xlim=(-0.4, len(names) - 0.2))
-    ax.set_title("GPT-2's parts exchanged one after another, at equal parameters")
+        color = (BLUE, RED, GRAY)[number]
+        places = [place + 0.1 * number for place in range(len(names))]  # side by side where they are equal
+        ax.plot(places, seeds, marks[number], markersize=8, color=color, label=f"seed {number}")
+    ax.legend()
+    ax.set_xticks([place + 0.05 for place in range(len(names))], names)
+    ax.set(ylabel="validation loss, nats", xlim=(-0.5, len(names) - 0.5))
+    ax.set_xlabel("the part swapped last, from left to right")
+    ax.set_title("Rotary positions help with both seeds; the rest is chance")
     return fig
 
 
@@ -172,7 +174,7 @@ def draw_chat(pieces, special):
     for piece in pieces:
         width = text_width(shown(piece), size=SMALL) + 0.14
         if sum(w + 0.04 for _, w in rows[-1]) + width > fits:
-            rows.append([])
+            rows.append([("", 0.5)])  # the line goes on: indented
         rows[-1].append((piece, width))
         if piece == "\n":
             rows.append([])
@@ -182,6 +184,7 @@ def draw_chat(pieces, special):
         left, y = 0.15, 0.4 * (len(rows) - number) - 0.08
         for piece, width in row:
             component = "shortcut" if piece in special else "output"
-            box(ax, left + width / 2, y, width, 0.3, component, shown(piece), size=SMALL, line=1)
+            if piece:
+                box(ax, left + width / 2, y, width, 0.3, component, shown(piece), size=SMALL, line=1)
             left += width + 0.04
     return fig

@@ -320,6 +320,16 @@ def test_influence_is_what_each_position_sees(seen):
     assert torch.equal(grid, seen.bool())
 
 
+def test_norm_inputs_are_the_residual_stream_before_each_block():
+    gpt, ids = model(), IDS[:1]
+    caught = compare.norm_inputs(gpt, ids)
+    x = gpt.tok_emb(ids) + gpt.pos_emb.weight[: ids.shape[1]]
+    for block, found in zip(gpt.trf_blocks, caught, strict=True):
+        assert torch.equal(found, x[0])
+        x = block(x)
+    assert not any(block.norm1._forward_pre_hooks for block in gpt.trf_blocks)
+
+
 # What the backward pass needs
 
 

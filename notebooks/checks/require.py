@@ -276,6 +276,14 @@ class Dropouts(TorchFunctionMode):
 # ---- Numbers and choices -----------------------------------------------------------------------------------
 
 
+def require_float(given, wanted="a number"):
+    """What an answer gives, a number or a tensor with one, as a float."""
+    number = given.item() if isinstance(given, torch.Tensor) and given.numel() == 1 else given
+    is_number = isinstance(number, Real) and not isinstance(number, bool)
+    require(is_number, f"It returns {describe_type(given)}; it should return {wanted}.")
+    return float(number)
+
+
 def require_number(answer, right, tolerance=0.0, mistakes=()):
     """Raise Wrong unless a number (or tuple of numbers) is `right` within the relative `tolerance`.
 

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from numbers import Real
 
 import torch
 from torch.nn import functional as F
@@ -12,11 +11,11 @@ from helpers import GPTModel  # the shipped one, whatever `use` puts in its plac
 from .require import (
     SMALL,
     choice_exercise,
-    describe_type,
     is_close,
     number_exercise,
     randomized,
     require,
+    require_float,
     require_result,
 )
 from .runner import NotAttempted, Wrong, exercise
@@ -99,14 +98,6 @@ def trapezoid(answer):
         steps, peak, warmup, decay = setting
         given = f"For steps = {steps}, peak = {peak}, warmup = {warmup}, decay = {decay}"
         raise Wrong(f"{given}, it gives {rates[i]:.6g} at step {i}; {right[i]:.6g} is right.")
-
-
-def require_float(given, wanted="a number"):
-    """What an answer gives, a number or a tensor with one, as a float."""
-    number = given.item() if isinstance(given, torch.Tensor) and given.numel() == 1 else given
-    is_number = isinstance(number, Real) and not isinstance(number, bool)
-    require(is_number, f"It returns {describe_type(given)}; it should return {wanted}.")
-    return float(number)
 
 
 PARTS = ((3, 7), (1, 12), (2, 4))  # numbers of windows and of tokens

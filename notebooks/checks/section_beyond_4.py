@@ -4,9 +4,8 @@ import struct
 
 import torch
 
-from .require import number_exercise, require_equal, require_result
+from .require import number_exercise, require_equal, require_float, require_result
 from .runner import Wrong, exercise
-from .section_beyond_2 import require_float
 
 MEGABYTES = 2 * 32 * 8 * 128 * 8192 * 2 / 2**20
 
