@@ -79,6 +79,16 @@ def test_readme_lists_every_notebook():
     assert listed == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
+def test_the_texts_in_the_readme_are_those_that_the_notebooks_print():
+    rows = re.findall(r"^\| .+ \((4\.\d|Beyond \d)\) \| (.+) \| (.+) \|$", README, re.M)
+    assert [name for name, _, _ in rows] == ["4.7", "Beyond 2", "Beyond 4"]
+    for name, start, end in rows:
+        path = next((ROOT / "notebooks").glob(name.lower().replace(" ", "_") + "_*.ipynb"))
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        printed = "".join(output.text for cell in cells for output in cell.outputs)
+        assert end in printed and (start in printed or any(start in cell.source for cell in cells)), end
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_fit_their_box(page):
     boxes = CODE_BOX.findall(PAGES[page])
