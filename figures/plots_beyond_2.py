@@ -76,7 +76,7 @@ def draw_learning(losses, val_losses, guessing, smooth=20):
     ax.plot(val_losses.keys(), val_losses.values(), "o", color=RED, markersize=6)
     ax.text(steps, averaged[-1] - 0.5, "training", color=BLUE, ha="right")
     ax.text(steps, val_losses[steps] + 0.35, "validation", color=RED, ha="right")
-    title = "Training falls faster than validation"
+    title = "The training loss falls faster than the validation loss"
     ax.set(xlabel="step", ylabel="nats per token", ylim=(3, 9), title=title)
     right = ax.secondary_yaxis("right")
     perplexities = (30, 100, 300, 1000, 3000)
