@@ -100,9 +100,9 @@ def read_gpt2_file(path, wanted):
     missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing:
         instead = f", and has {unknown[0]}" if unknown else ""
-        raise ValueError(f"{path} lacks {len(missing)} tensors of the model, such as {missing[0]}{instead}")
+        raise ValueError(f"{path} lacks {len(missing)} of the model's tensors, such as {missing[0]}{instead}")
     if unknown:
-        raise ValueError(f"{path} has {len(unknown)} tensors that the model lacks, such as {unknown[0]}")
+        raise ValueError(f"{path} has tensors that the model lacks ({len(unknown)}), such as {unknown[0]}")
     for name, parts in wanted.items():
         shape = [sum(map(len, parts)), *parts[0].shape[1:]][:: -1 if ".c_" in name else 1]
         given, kind = list(tensors[name].shape), tensors[name].dtype

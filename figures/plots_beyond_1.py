@@ -7,7 +7,7 @@ from figures.drawing import COLORS, plt
 
 def draw_next(panels, prompt):
     """The most probable next tokens: each title maps to their names and their multiples of a blind guess."""
-    fig, axes = plt.subplots(1, len(panels), figsize=(7.3, 3.4), sharex=True)
+    fig, axes = plt.subplots(1, len(panels), figsize=(7.3, 3.8), sharex=True)
     for ax, (title, (names, factors)) in zip(axes, panels.items(), strict=True):
         ax.plot(factors, range(len(names)), "o", color=COLORS["norm"], markersize=7)
         for place, factor in enumerate(factors):
@@ -32,10 +32,11 @@ def draw_neighbors(panels, chance):
     fig, axes = plt.subplots(len(panels), 1, figsize=(7.3, 4), sharex=True)
     for ax, (title, similarities) in zip(axes, panels.items(), strict=True):
         ax.hist(similarities, bins=100, range=(-1, 1), color=COLORS["embedding"])
+        ax.plot(similarities.max(), 0.06 * ax.get_ylim()[1], "v", color=COLORS["ink"], markersize=7)
         for side in (-chance, chance):
             ax.axvline(side, color=COLORS["ink"], linestyle="--", linewidth=1)
         ax.set(
-            title=f"{title}: the closest is at {similarities.max():.2f}",
+            title=f"{title}: median {similarities.median():.2f}, closest {similarities.max():.2f}",
             ylabel="tokens",
             xlim=(-1, 1.02),
             yticks=[],
@@ -44,7 +45,7 @@ def draw_neighbors(panels, chance):
     axes[0].text(
         -chance - 0.02,
         0.9 * axes[0].get_ylim()[1],
-        "dashed: ± 4 standard\ndeviations of chance",
+        "dashed: ± 4 standard\ndeviations of chance\n▼ the closest token",
         ha="right",
         va="top",
     )

@@ -232,8 +232,8 @@ OTHER_CONFIGS = [
     ({"emb_dim": 27}, ["wte.weight", "[61, 24]", "[61, 27]"]),
     ({"vocab_size": 62}, ["wte.weight", "[61, 24]", "[62, 24]"]),
     ({"context_length": 11}, ["wpe.weight", "[12, 24]", "[11, 24]"]),
-    ({"n_layers": 3}, ["lacks 12 tensors of the model", "h.2.attn.c_attn.bias"]),
-    ({"n_layers": 1}, ["has 12 tensors that the model lacks", "h.1.attn.c_attn.bias"]),
+    ({"n_layers": 3}, ["lacks 12 of the model's tensors", "h.2.attn.c_attn.bias"]),
+    ({"n_layers": 1}, ["has tensors that the model lacks (12)", "h.1.attn.c_attn.bias"]),
     ({"qkv_bias": False}, ["trf_blocks.0.att.W_query.bias is missing", "qkv_bias True"]),
 ]
 
@@ -247,7 +247,7 @@ def test_each_tensor_must_be_there_and_have_its_shape(small_file, tmp_path):
     for name, tensor in load_file(small_file).items():
         short, shape = name.removeprefix("transformer."), list(tensor.shape)
         path = changed(small_file, tmp_path, lambda tensors, name=name: tensors.pop(name))
-        assert_refused(path, f"lacks 1 tensors of the model, such as {short}")
+        assert_refused(path, f"lacks 1 of the model's tensors, such as {short}")
         wrong = [tensor[1:], tensor[..., None], torch.cat((tensor, tensor), dim=-1)]
         if len(set(shape)) == 2:
             wrong.append(tensor.T)  # as nn.Linear has it, for one
@@ -261,7 +261,7 @@ def test_each_tensor_must_be_there_and_have_its_shape(small_file, tmp_path):
 @pytest.mark.parametrize("name", ["h.2.ln_1.bias", "transformer.ln_f.scale", "score.weight", "h.0.attn.mask"])
 def test_unknown_tensor_is_refused(name, small_file, tmp_path):
     path = changed(small_file, tmp_path, lambda tensors: tensors.update({name: torch.ones(24)}))
-    assert_refused(path, f"has 1 tensors that the model lacks, such as {name.removeprefix('transformer.')}")
+    assert_refused(path, f"has tensors that the model lacks (1), such as {name.removeprefix('transformer.')}")
 
 
 def test_untied_head_is_refused(small_file, tmp_path):
@@ -281,7 +281,7 @@ def test_names_with_another_prefix_are_refused(prefix, small_file, tmp_path):
 
     path = changed(small_file, tmp_path, change)
     name = "h.0.attn.c_attn.bias"
-    assert_refused(path, f"lacks 28 tensors of the model, such as {name}, and has {prefix}{name}")
+    assert_refused(path, f"lacks 28 of the model's tensors, such as {name}, and has {prefix}{name}")
 
 
 def test_two_tensors_of_one_name_are_refused(small_file, tmp_path):
