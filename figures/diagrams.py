@@ -40,7 +40,7 @@ SECTIONS = {  # number: name, component whose color it takes, column and row on 
     "4.6": ("GPT model", "embedding", 3, 1),
     "4.7": ("Generating\ntext", "output", 4, 1),
 }
-BEYOND = {  # in any order, after 4.7
+BEYOND = {  # after 4.7
     "beyond_1": "Released\nweights",
     "beyond_2": "Training",
     "beyond_3": "Fast\ngeneration",
@@ -151,7 +151,7 @@ def course_map(current):
     across(ax, middle, (1.24, 1.545), (3.295, 3.58), (4.68, 4.95), (5.85, 6.105))
     arrow(ax, (6.63, middle - 0.39), (6.63, 0.78))
     frame(ax, 0.08, 0.06, WIDTH - 0.08, 0.78, "text", strength=0.18, line=0.8)
-    label(ax, 0.2, 0.42, "Beyond the chapter,\nin any order", ha="left", size=SMALL)
+    label(ax, 0.2, 0.42, "Beyond\nthe chapter", ha="left", size=SMALL)
     left = 1.5  # of the stops
     width = (WIDTH - 0.12 - left) / len(BEYOND) - 0.1
     for place, (notebook, name) in enumerate(BEYOND.items()):
