@@ -309,7 +309,7 @@ def three_from_one(c_attn, pieces):
         matrix(middle - wide / 2, low, piece, component)
         label(ax, middle, low - 0.2, name, size=SMALL, mono=True)
     label(ax, WIDTH / 2, top + high + 0.2, "h.0.attn.c_attn.weight: a column for each output", size=SMALL)
-    label(ax, WIDTH / 2 + 0.1, (top + low + high) / 2, "cut, transpose", ha="left", size=SMALL)
+    label(ax, WIDTH / 2 + 0.1, (top + low + high) / 2, "transpose, cut", ha="left", size=SMALL)
     label(ax, WIDTH / 2, 0.09, "a row for each output", size=SMALL)
     return fig
 
