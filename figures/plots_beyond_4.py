@@ -71,10 +71,10 @@ def draw_hands(*rows, width=8, base=10_000.0):
     """A figure of what `rotate` makes of the vector (1, 0) in each plane, for each row of positions."""
     planes = width // 2
     x = torch.cat((torch.ones(planes), torch.zeros(planes)))
-    fig, axes = plt.subplots(len(rows), planes, figsize=(7.3, 2.3 * len(rows)), squeeze=False)
+    fig, axes = plt.subplots(len(rows), planes, figsize=(7.3, 1.9 * len(rows) + 0.5), squeeze=False)
     for row, positions in zip(axes, rows, strict=True):
         first, second, *_, last = positions
-        row[0].set_ylabel(f"positions\n{first}, {second}, … {last}", fontsize=10)
+        row[0].set_ylabel(f"positions\n{first}, {second}, …, {last}", fontsize=10)
         for i, ax in enumerate(row):
             ax.add_patch(plt.Circle((0, 0), 1, fill=False, color=GRAY, linewidth=0.8))
             for number, position in enumerate(positions):
@@ -82,13 +82,12 @@ def draw_hands(*rows, width=8, base=10_000.0):
                 tip = round(turned[i].item(), 3), round(turned[i + planes].item(), 3)
                 strength = 0.3 + 0.7 * (number + 1) / len(positions)
                 ax.plot([0, tip[0]], [0, tip[1]], color=mix("white", BLUE, strength), linewidth=2)
-                if number in (0, len(positions) - 1):
-                    away = 1.24 + 0.2 * (number == 0)  # two labels on one place stand side by side
-                    ax.text(away * tip[0], away * tip[1], str(position), ha="center", va="center", fontsize=9)
+                if number == len(positions) - 1:
+                    ax.text(1.3 * tip[0], 1.3 * tip[1], str(position), ha="center", va="center", fontsize=9)
             ax.set(xlim=(-1.6, 1.6), ylim=(-1.35, 1.35), aspect="equal", xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
     for i, ax in enumerate(axes[0]):
-        ax.set_title(f"plane {i}: features {i} and {i + planes}", fontsize=9)
+        ax.set_title(f"features {i} and {i + planes}", fontsize=10)
     fig.suptitle("Fast planes tell neighbors apart, slow planes tell far from near")
     return fig
 
@@ -151,9 +150,9 @@ def draw_versions(losses):
         ax.plot(changes, ("o-", "D--")[seed], color=(BLUE, RED)[seed], markersize=7, label=f"seed {seed}")
     ax.legend()
     ax.set_xticks(range(len(names)), [names[0], *(f"+ {name}" for name in names[1:])])
-    ax.set(ylabel="change in validation loss", xlim=(-0.3, len(names) - 0.7))
+    ax.set(ylabel="change in validation loss, nats", xlim=(-0.3, len(names) - 0.7))
     ax.set_xlabel("swapped so far, from left to right")
-    ax.set_title("Only the rotary swap lowers the loss clearly with both seeds")
+    ax.set_title("Rotary positions lower the loss most")
     return fig
 
 
