@@ -71,7 +71,7 @@ def draw_hands(*rows, width=8, base=10_000.0):
     """A figure of what `rotate` makes of the vector (1, 0) in each plane, for each row of positions."""
     planes = width // 2
     x = torch.cat((torch.ones(planes), torch.zeros(planes)))
-    fig, axes = plt.subplots(len(rows), planes, figsize=(7.3, 1.9 * len(rows) + 0.5), squeeze=False)
+    fig, axes = plt.subplots(len(rows), planes, figsize=(7.3, 1.55 * len(rows) + 0.5), squeeze=False)
     for row, positions in zip(axes, rows, strict=True):
         first, second, *_, last = positions
         row[0].set_ylabel(f"positions\n{first}, {second}, …, {last}", fontsize=10)
@@ -83,7 +83,7 @@ def draw_hands(*rows, width=8, base=10_000.0):
                 strength = 0.3 + 0.7 * (number + 1) / len(positions)
                 ax.plot([0, tip[0]], [0, tip[1]], color=mix("white", BLUE, strength), linewidth=2)
                 if number == len(positions) - 1:
-                    ax.text(1.3 * tip[0], 1.3 * tip[1], str(position), ha="center", va="center", fontsize=9)
+                    ax.text(1.42 * tip[0], 1.25 * tip[1], str(position), ha="center", va="center", fontsize=9)
             ax.set(xlim=(-1.6, 1.6), ylim=(-1.35, 1.35), aspect="equal", xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
     for i, ax in enumerate(axes[0]):
