@@ -67,26 +67,28 @@ def draw_two_blocks():
     return fig
 
 
-def draw_hands(positions, width=8, base=10_000.0):
-    """A figure of what `rotate` makes of the vector (1, 0) in each plane, at each of `positions`."""
+def draw_hands(*rows, width=8, base=10_000.0):
+    """A figure of what `rotate` makes of the vector (1, 0) in each plane, for each row of positions."""
     planes = width // 2
     x = torch.cat((torch.ones(planes), torch.zeros(planes)))
-    fig, axes = plt.subplots(1, planes, figsize=(7.3, 2.5))
-    for i, ax in enumerate(axes):
-        ax.add_patch(plt.Circle((0, 0), 1, fill=False, color=GRAY, linewidth=0.8))
-        for number, position in enumerate(positions):
-            turned = rotate(x[None], position, base)[0]
-            tip = round(turned[i].item(), 3), round(turned[i + planes].item(), 3)
-            color = mix("white", BLUE, 0.3 + 0.7 * (number + 1) / len(positions))
-            ax.plot([0, tip[0]], [0, tip[1]], color=color, linewidth=2)
-            if i == 0 or number == len(positions) - 1:
-                ax.text(1.2 * tip[0], 1.2 * tip[1], str(position), ha="center", va="center", fontsize=9)
-        ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xticks=[], yticks=[])
+    fig, axes = plt.subplots(len(rows), planes, figsize=(7.3, 1.55 * len(rows) + 0.5), squeeze=False)
+    for row, positions in zip(axes, rows, strict=True):
+        first, second, *_, last = positions
+        row[0].set_ylabel(f"positions\n{first}, {second}, …, {last}", fontsize=10)
+        for i, ax in enumerate(row):
+            ax.add_patch(plt.Circle((0, 0), 1, fill=False, color=GRAY, linewidth=0.8))
+            for number, position in enumerate(positions):
+                turned = rotate(x[None], position, base)[0]
+                tip = round(turned[i].item(), 3), round(turned[i + planes].item(), 3)
+                strength = 0.3 + 0.7 * (number + 1) / len(positions)
+                ax.plot([0, tip[0]], [0, tip[1]], color=mix("white", BLUE, strength), linewidth=2)
+                if number == len(positions) - 1:
+                    ax.text(1.42 * tip[0], 1.25 * tip[1], str(position), ha="center", va="center", fontsize=9)
+            ax.set(xlim=(-1.6, 1.6), ylim=(-1.35, 1.35), aspect="equal", xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+    for i, ax in enumerate(axes[0]):
         ax.set_title(f"features {i} and {i + planes}", fontsize=10)
-        ax.spines[:].set_visible(False)
-    fig.suptitle(
-        f"The first plane turns fast, the last hardly moves (positions {positions[0]}–{positions[-1]})"
-    )
+    fig.suptitle("Fast planes tell neighbors apart, slow planes tell far from near")
     return fig
 
 
@@ -94,9 +96,10 @@ def draw_scores(grids):
     """A figure of scores of a query at each position (rows) with a key at each (columns): {title: grid}."""
     fig, axes = plt.subplots(1, len(grids), figsize=(7.3, 3.5), sharey=True)
     grids = {title: (10 * values).round() / 10 + 0.0 for title, values in grids.items()}
+    every = torch.stack(list(grids.values()))  # one color scale for all
+    low, high = every.min().item(), every.max().item()
+    low, high = low - 0.4 * (high - low), high + 0.4 * (high - low)  # no color too dark for its text
     for ax, (title, values) in zip(axes, grids.items(), strict=True):
-        low, high = values.min().item(), values.max().item()
-        low, high = low - 0.4 * (high - low), high + 0.4 * (high - low)  # no color too dark for its text
         ax.pcolormesh(values, cmap="PuOr", vmin=low, vmax=high, edgecolors="white")
         for i, row in enumerate(values.tolist()):
             for j, value in enumerate(row):
@@ -138,33 +141,35 @@ def draw_heads():
 
 
 def draw_versions(losses):
-    """A figure of validation losses: {version: one for each seed}."""
+    """A figure of validation losses, compared with the first version's: {version: one for each seed}."""
     fig, ax = plt.subplots(figsize=(7.3, 2.9))
     names = list(losses)
-    marks = "oDs^"
-    for number, seeds in enumerate(zip(*losses.values(), strict=True)):
-        color = (BLUE, RED, GRAY)[number]
-        places = [place + 0.1 * number for place in range(len(names))]  # side by side where they are equal
-        ax.plot(places, seeds, marks[number], markersize=8, color=color, label=f"seed {number}")
+    ax.axhline(0, color=GRAY, linewidth=0.8)
+    for seed, values in enumerate(zip(*losses.values(), strict=True)):
+        changes = [value - values[0] for value in values]
+        ax.plot(changes, ("o-", "D--")[seed], color=(BLUE, RED)[seed], markersize=7, label=f"seed {seed}")
     ax.legend()
-    ax.set_xticks([place + 0.05 for place in range(len(names))], names)
-    ax.set(ylabel="validation loss, nats", xlim=(-0.5, len(names) - 0.5))
-    ax.set_xlabel("the part swapped last, from left to right")
-    ax.set_title("Rotary positions help with both seeds; the rest is chance")
+    ax.set_xticks(range(len(names)), [names[0], *(f"+ {name}" for name in names[1:])])
+    ax.set(ylabel="change in validation loss, nats", xlim=(-0.3, len(names) - 0.7))
+    ax.set_xlabel("swapped so far, from left to right")
+    ax.set_title("Rotary positions lower the loss most")
     return fig
 
 
 def draw_rounding(weights, levels):
-    """A figure of a block's weights and the levels that they are rounded to."""
-    fig, ax = plt.subplots(figsize=(7.3, 3.0))
+    """A figure of a group's first weights and the levels that they are rounded to."""
+    fig, ax = plt.subplots(figsize=(7.3, 3.3))
     rounded = levels[(weights[:, None] - levels).abs().argmin(dim=1)]
+    low, high = rounded.min().item() - 0.3, rounded.max().item() + 0.3
     for level in levels.tolist():
         ax.axhline(level, color=GRAY, linewidth=0.7)
-    ax.vlines(range(len(weights)), weights, rounded, color=RED, linewidth=2)
-    ax.plot(weights, "o", color=BLUE, markersize=5)
-    ax.plot(rounded, "s", color=RED, markersize=4, markerfacecolor="white")
-    ax.set(xlabel="weight in the block", ylabel="value", xlim=(-1, len(weights)))
-    ax.set_title("Each weight (dot) moves to the nearest of 16 levels (square)")
+    places = torch.arange(len(weights))
+    ax.vlines(places, weights, rounded, color=RED, linewidth=2.5)
+    ax.hlines(rounded, places - 0.35, places + 0.35, color=RED, linewidth=2.5)
+    ax.plot(weights, "o", color=BLUE, markersize=6)
+    ax.set(xlabel="weight in the group", ylabel="value", xlim=(-1, len(weights)), ylim=(low, high))
+    ax.grid(visible=False)
+    ax.set_title("Each weight (dot) moves to the nearest level (bar)")
     return fig
 
 
