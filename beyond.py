@@ -364,7 +364,7 @@ class CachedGPT:
             self.mark = self.ids = self.cache = None
             check_plain(self.model)
             self.tensors, self.limit = tensors_of(self.model), longest_text(self.model)
-            self.kept = [p.detach() for p in self.model.parameters()]  # so that no address is used again
+            self.kept = [p.detach() for p in self.model.parameters()]  # keeps their addresses taken
             self.mark = fingerprint(self.model)
 
     def __call__(self, ids, scored=1):

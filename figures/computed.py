@@ -162,32 +162,33 @@ def key_value_cache(pieces):
 
     def step(left, high, count, kept):
         """One step, for the last of `count` tokens; `kept` are the rows that a cache has."""
-        for x, head in ((0.55, "token"), (1.75, "key, value"), (3.0, "query")):
+        for x, head in ((0.46, "token"), (1.35, "key, value"), (2.29, "query"), (3.14, "token")):
             label(ax, left + x, high, head, size=SMALL)
         for place, piece in enumerate(pieces[:count]):
             y, new, old = high - pitch * (place + 1), place == count - 1, place < kept
+            words = "new" if new else "kept" if old else "again"
+            token = {"size": SMALL, "strength": 0.1 if old else 0.5}
             look = {"size": SMALL, "strength": 0.6 if new else 0.15, "line": 1.6 if new else 0.8}
-            box(
-                ax, left + 0.55, y, 0.94, deep, "text", shown(piece), size=SMALL, strength=0.1 if old else 0.5
-            )
-            words = "new" if new else "kept" if old else "recomputed"
             look["dashed"] = not (new or old)
-            box(ax, left + 1.75, y, 0.94, deep, "text" if old else "attention", words, **look)
+            box(ax, left + 0.46, y, 0.86, deep, "text", shown(piece), **token)
+            box(ax, left + 1.35, y, 0.6, deep, "text" if old else "attention", words, **look)
             if old:
                 continue
-            arrow(ax, (left + 1.02, y), (left + 1.28, y), line=0.8)
-            box(ax, left + 3.0, y, 0.94, deep, "attention", words, **look)
+            arrow(ax, (left + 0.9, y), (left + 1.04, y), line=0.8)
+            box(ax, left + 3.14, y, 0.86, deep, "text", shown(piece), **token)
+            arrow(ax, (left + 2.7, y), (left + 2.56, y), line=0.8)
+            box(ax, left + 2.26, y, 0.56, deep, "attention", words, **look)
             for key in range(place + 1):
                 ends = (y, high - pitch * (key + 1))
-                color, width = (COLORS["ink"], 1.1) if new else (COLORS["dropout"], 0.5)
-                line(ax, (left + 2.53, left + 2.22), ends, color=color, width=width)
+                color, width = (COLORS["ink"], 1.2) if new else ("#777777", 0.7)
+                line(ax, (left + 1.98, left + 1.66), ends, color=color, width=width)
 
-    for title, cached in (("Without a cache: every step recomputes all tokens", False),
+    for title, cached in (("Without a cache: every step computes all tokens again", False),
                           ("With a cache: a step computes the new token only", True)):  # fmt: skip
         label(ax, 0.08, top - 0.16, title, ha="left", bold=True)
         for place, count in enumerate((len(pieces) - 1, len(pieces))):
             step(0.02 + column * place, top - 0.46, count, cached * (count - 1))
-        label(ax, 1.77, top - 0.46 - pitch * len(pieces), "then the next step →", size=SMALL)
+        label(ax, 1.82, top - 0.46 - pitch * len(pieces), "then the next step →", size=SMALL)
         top -= pitch * len(pieces) + 0.86
     return fig
 
