@@ -130,7 +130,7 @@ def namespaces():
     for path in PATHS:
         code = [c.source for c in read_notebook(path).cells if c.cell_type == "code"]
         found[path] = {"__name__": "notebook"}
-        with contextlib.chdir(path.parent):
+        with contextlib.chdir(path.parent), torch.enable_grad():  # on again afterwards
             for source in code:
                 if re.match(r"import |from |#\| export", source):
                     exec(source, found[path])
