@@ -12,7 +12,7 @@ from figures.influence import label_cells
 from figures.shapes import shown
 
 BLUES = ("#9DC3E6", "#2F75B5", "#0B2A4A")
-WEIGHTS = (0.115, 0.3, 0.596)  # where the three blues of an attention map begin
+WEIGHTS = (0.115, 0.3, 0.596)  # where the three blues of an attention map begin: about 0.1, 0.3, and 0.6
 INK, BLUE, RED, GRAY = COLORS["ink"], COLORS["norm"], COLORS["shortcut"], COLORS["dropout"]
 
 
@@ -47,7 +47,7 @@ def ground(ax, rows, columns, left=0, top=0):
     ax.add_patch(Rectangle((left, top), columns, rows, facecolor="#EDEDED", linewidth=0))
 
 
-def draw_all_heads(maps, point):
+def draw_all_heads(maps):
     """A figure of the maps of all heads, (blocks, heads, T, T): blocks in two halves, from the top down."""
     blocks, heads, T, _ = maps.shape
     half, pitch, apart = -(-blocks // 2), T + 1, 12
@@ -68,9 +68,10 @@ def draw_all_heads(maps, point):
     shade(ax, table)
     ax.set(xlim=(0, wide), ylim=(high, 0))
     ax.axis("off")
+    point = "Most of the 270 heads look mainly at the first token"
     fig.suptitle(point, size=11, weight="bold", y=1 - 8 / height, va="top")
     fig.text(0.5, 1 - 28 / height, "rows: blocks, columns: heads", size=9, ha="center", va="center")
-    names = [f"weight over {border:g}" for border in WEIGHTS]
+    names = [f"weight over about {border:.1g}" for border in WEIGHTS]
     legend(fig, names, loc="lower center", bbox_to_anchor=(0.5, 0))
     return fig
 
@@ -87,16 +88,17 @@ def draw_map(ax, table, tokens, title):
     ax.tick_params("x", rotation=90)
 
 
-def draw_named_heads(scores, maps, tokens, point):
+def draw_named_heads(scores, maps, tokens):
     """A figure of `scores`, {name: (blocks, heads)}, and of the map of the best head by each."""
-    fig, axes = plt.subplots(len(scores), 2, figsize=(7.3, 2.75 * len(scores)), width_ratios=[1.25, 1])
+    fig, axes = plt.subplots(len(scores), 2, figsize=(7.3, 2.5 * len(scores)), width_ratios=[1.25, 1])
+    point = "Most heads look at the first token, few at the previous one or themselves"
     fig.suptitle(point, size=11, weight="bold")
     for (ax, right), (name, score) in zip(axes, scores.items(), strict=True):
         block, head = divmod(score.argmax().item(), score.shape[1])
         draw_table(ax, score.T, WEIGHTS, f"score “{name}”", mark=(block, head))
         draw_map(right, maps[block, head], tokens, f"block {block}, head {head}: {score.max():.2f}")
     axes[-1, 0].set_xlabel("block")
-    names = [f"over {border:g}" for border in WEIGHTS]
+    names = [f"over about {border:.1g}" for border in WEIGHTS]
     legend(fig, names, loc="outside lower center")
     return fig
 
@@ -116,32 +118,39 @@ def draw_table(ax, table, borders, title, colors=BLUES, mark=None):
         ax.add_patch(Rectangle(mark, 1, 1, **look))
 
 
-def draw_stream(lengths, block, point):
-    """A figure of the lengths of the residual stream, (blocks + 1, T): the first token, and the others."""
+def draw_stream(lengths, jumps):
+    """A figure of the lengths of the residual stream, (blocks + 1, T): the first token, and the others.
+
+    `jumps` are the blocks in which the first token's vector jumps.
+    """
     fig, ax = plt.subplots(figsize=(7.3, 3.2))
+    point = "The first token's vector jumps twice; the others grow steadily"
     first, others = lengths[:, 0], lengths[:, 1:]
     depths = range(len(lengths))
     ax.fill_between(depths, others.amin(1), others.amax(1), color=BLUE, alpha=0.2, linewidth=0)
     ax.plot(depths, others.median(1).values, color=BLUE)
     ax.plot(depths, first, "o--", color=RED, markersize=4)
     ax.text(len(lengths) - 1, 250, "the other tokens:\nmedian and range", color=BLUE, ha="right", va="top")
-    ax.annotate(
-        "the first token", (block + 4, first[block + 4]), (0, -16), textcoords="offset points", color=RED
-    )
-    ax.set(yscale="log", xlabel="blocks passed", ylabel="length of the vector", title=point)
+    ax.text(len(lengths) - 9, 12000, "the first token", color=RED, va="top")
+    for block in jumps:
+        place, shift = (block + 1, first[block + 1]), (-6, 2)
+        look = {"textcoords": "offset points", "ha": "right", "color": RED, "size": 9}
+        ax.annotate(f"block {block}", place, shift, **look)
+    ax.set(ylim=(1, 60000), yscale="log", xlabel="blocks passed", ylabel="length of the vector", title=point)
     ax.minorticks_off()
     return fig
 
 
-def draw_lens(words, shares, tokens, depths, point):
+def draw_lens(words, shares, tokens, depths):
     """A figure of the best guess at each of the `depths` and tokens, with its probability as a shade."""
     fig, ax = plt.subplots(figsize=(7.3, 0.29 * len(depths) + 1.2))
+    point = "Mostly commas, spaces, and small words; Paris and Rome at the very end"
     ground(ax, len(depths), len(tokens))
     colors = ("#D6E6F4", "#9DC3E6", "#5B9BD5")
     shade(ax, shares, (0.25, 0.5, 0.75), colors)
     for y, row in enumerate(words):
         for x, word in enumerate(row):
-            ax.text(x + 0.5, y + 0.5, bare(word, 0.62), ha="center", va="center", size=8)
+            ax.text(x + 0.5, y + 0.5, bare(word, 0.62), ha="center", va="center", size=9)
     ax.set(xlim=(0, len(tokens)), ylim=(0, len(depths)), title=point, ylabel="blocks passed")
     label_cells(ax, depths, [bare(token, 0.62) for token in tokens])
     ax.invert_yaxis()  # the deepest on top
@@ -155,9 +164,10 @@ def draw_lens(words, shares, tokens, depths, point):
     return fig
 
 
-def draw_repeated(losses, half, guessing, point):
+def draw_repeated(losses, half, guessing):
     """A figure of the loss of each token, where the second `half` repeats the first."""
     fig, ax = plt.subplots(figsize=(7.3, 2.9))
+    point = "Random tokens, read twice: the second time, the model knows the next one"
     ax.axvspan(half - 0.5, len(losses) + 0.5, color=BLUE, alpha=0.1, linewidth=0)
     ax.axhline(guessing, color=GRAY, linestyle="--")
     ax.text(0.5, guessing - 0.4, "blind guessing, ln V", va="top", size=9)
@@ -169,9 +179,10 @@ def draw_repeated(losses, half, guessing, point):
     return fig
 
 
-def draw_induction(score, table, head, point):
+def draw_induction(score, table, head):
     """A figure of the induction score of each head, and the map of one of them on the repeated tokens."""
     fig, (ax, right) = plt.subplots(1, 2, figsize=(7.3, 3.1), width_ratios=[1.6, 1])
+    point = "Some heads, all in later blocks, look at what came next last time"
     fig.suptitle(point, size=11, weight="bold")
     draw_table(ax, score.T, WEIGHTS, "induction score", mark=head)
     ax.set_xlabel("block")
@@ -183,19 +194,21 @@ def draw_induction(score, table, head, point):
     names = [t if t % 10 == 0 else "" for t in range(T)]
     label_cells(right, names, names)
     right.tick_params(labelsize=8)
-    legend(fig, [f"over {border:g}" for border in WEIGHTS], loc="outside lower center")
+    legend(fig, [f"over about {border:.1g}" for border in WEIGHTS], loc="outside lower center")
     return fig
 
 
-def draw_removed(panels, mark, point, borders=(0.1, 0.25, 1.0)):
+def draw_removed(panels, mark, word):
     """A figure of how the loss changes without each head; `panels` {title: (blocks, heads)}."""
     fig, axes = plt.subplots(len(panels), 1, figsize=(7.3, 2.5 * len(panels)), sharex=True)
-    fig.suptitle(point, size=11, weight="bold")
-    reds = ("#F6C9A8", "#E0802F", "#7A2E00")
+    fig.suptitle(f"One head of 270 matters far more than the others for{word}", size=11, weight="bold")
+    colors, borders = ("#F6C9A8", "#E0802F", "#7A2E00"), (0.1, 0.25, 1.0)
     for ax, (title, change) in zip(axes, panels.items(), strict=True):
-        draw_table(ax, change.T, borders, title, reds, mark=mark)
+        draw_table(ax, change.T, borders, title, colors, mark=mark)
+        shade(ax, -change.T, borders[:1], BLUES[1:2])
     axes[-1].set_xlabel("block")
-    legend(fig, [f"loss up by more than {border}" for border in borders], reds, loc="outside lower center")
+    names = ["loss down by over 0.1", *(f"up by over {border:g}" for border in borders)]
+    legend(fig, names, (BLUES[1], *colors), loc="outside lower center")
     return fig
 
 
@@ -226,9 +239,11 @@ def draw_inside(tokens, place, attention, guesses, candidates, head):
     lens.set_yticks(range(len(depths)), depths)
     lens.set(xlim=(0, 1), xlabel="probability", ylabel="blocks passed", title="The best guess after n blocks")
     names, raw, cut = zip(*candidates, strict=True)
-    after.barh(range(len(names)), cut, color=COLORS["output"])
-    after.barh(range(len(names)), raw, facecolor="none", edgecolor=INK, linewidth=1, linestyle="--")
+    after.barh(range(len(names)), cut, color=COLORS["output"], label="after temperature and cuts")
+    look = {"facecolor": "none", "edgecolor": INK, "linewidth": 1, "linestyle": "--"}
+    after.barh(range(len(names)), raw, label="before them", **look)
+    after.legend(loc="lower right", fontsize=9)
     after.set_yticks(range(len(names)), [bare(name, 0.9, 9) for name in names], size=9)
     after.invert_yaxis()
-    after.set(xlim=(0, 1), xlabel="probability (dashed: the model's own)", title="What comes next")
+    after.set(xlim=(0, 1), xlabel="probability", title="What comes next")
     return fig

@@ -7,7 +7,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from support import NOTEBOOKS, ROOT, read_notebook
 
 SETUP = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom notebooks.optional import skip_cells_with"
-SAY = "This cell needs SmolLM2: download_smollm2() gets it. Then run the notebook again.\n"
+SAY = "No SmolLM2 here: download it with download_smollm2(), then run the notebook again.\n"
 
 
 def run(notebook, **environment):
