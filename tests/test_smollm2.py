@@ -10,12 +10,11 @@ import random
 import pytest
 import torch
 from hypothesis import given
-from support import NOTEBOOKS, TEXTS, copy_course, read_notebook
+from support import TEXTS
 
 import llama
 from helpers import count_parameters, generate
 from llama import SMOLLM2_FILE, CachedLlama, chat, load_smollm2, smollm2_tokenizer
-from notebooks.refresh import EXPORTS, execute
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: it must not look for anything online
 
@@ -274,21 +273,3 @@ def test_chat_is_the_files_own_template(tokenizer, their_tokenizer):
         given = dict(turns)
         assert chat(given.pop("user"), **given) == expected
         assert tokenizer.encode(expected, allowed_special="all") == their_tokenizer.encode(expected)
-
-
-# The notebooks
-
-
-AFTER_GPT2 = [path for path in NOTEBOOKS if path.name.startswith(EXPORTS["llama.py"][0])]
-
-
-@pytest.mark.parametrize("path", AFTER_GPT2, ids=lambda path: path.stem)
-def test_notebooks_run_without_the_file_and_say_so(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_MODELS", str(tmp_path / "no models"))
-    (tmp_path / "course").mkdir()
-    fresh = execute(path.name, read_notebook(path), copy_course(tmp_path / "course"))
-    cells = [cell for cell in fresh.cells if cell.cell_type == "code"]
-    loads = any("load_smollm2(" in cell.source and "#| export" not in cell.source for cell in cells)
-    said = [out.text for cell in cells for out in cell.outputs if "No SmolLM2" in out.get("text", "")]
-    assert bool(said) == loads
-    assert not (tmp_path / "no models").exists()
