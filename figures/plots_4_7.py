@@ -34,10 +34,11 @@ def draw_tree(model, vocabulary, opening, paths, products, greedy):
     return continuation_tree(opening, list(zip(branches, steps.tolist(), strict=True)), way, note)
 
 
-def draw_shares(panels, vocabulary, best, point=None):
+def draw_shares(panels, vocabulary, best, point=None, decimals=17):
     """A figure with a bar chart for each of the `panels`, {title: probabilities (V,)}.
 
-    The tokens `best` have a bar each, and all others one together; `point` is the title.
+    The tokens `best` have a bar each, and all others one together; `point` is the title. With few `decimals`,
+    the last bits of a value, which differ between machines, change no picture.
     """
     names = [*(vocabulary[token].strip() for token in best), f"{len(vocabulary) - len(best)} others"]
     columns = min(3, len(panels))
@@ -46,6 +47,7 @@ def draw_shares(panels, vocabulary, best, point=None):
     fig, axes = plt.subplots(rows, columns, figsize=size, **layout)
     for ax, (title, p) in zip(axes.flat, panels.items(), strict=False):
         values = [*p[best].tolist(), p.index_fill(0, best, 0.0).sum().item()]
+        values = [round(value, decimals) for value in values]
         bars = ax.barh(names, values, color=COLORS["output"])
         bars[-1].set(facecolor=COLORS["text"], hatch="////", edgecolor="white")
         ax.bar_label(bars, [f"{value:.2f}" if value > 0 else "cut" for value in values], padding=3, size=9)
