@@ -185,7 +185,7 @@ def test_links_to_the_repository_appear_once_it_has_an_address(pages, tmp_path):
         REPOSITORY,
         f"{REPOSITORY}/edit/main/{path}",
         f"{REPOSITORY}/edit/main/site/index.md",
-        f"{REPOSITORY}/blob/main/CONTRIBUTING.md",
+        f"{REPOSITORY}/blob/main/tests/test_gpt2_weights.py",
         f"https://colab.research.google.com/github/someone/course/blob/main/{path}",
     } <= found
     for link in found:
