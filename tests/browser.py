@@ -35,12 +35,12 @@ from support import LINKED, NOTEBOOKS, copy_course  # noqa: E402
 WIDTHS = (1400, 900)
 SECONDS = 300  # for all cells of one notebook
 CHECKS = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-RUN_ALL = """async (seconds) => {
+RUN_ALL = """async ([seconds, run]) => {
     const late = new Promise((_, reject) => setTimeout(reject, 1000 * seconds, new Error('too slow')));
     await jupyterapp.restored;
     const panel = jupyterapp.shell.currentWidget;
     await Promise.race([late, panel.sessionContext.ready]);
-    await Promise.race([late, jupyterapp.commands.execute('notebook:run-all-cells')]);
+    if (run) await Promise.race([late, jupyterapp.commands.execute('notebook:run-all-cells')]);
     document.querySelectorAll('details').forEach((details) => { details.open = true; });
     return panel.content.model.toJSON();
 }"""
@@ -131,8 +131,8 @@ def has_slider(cell):
     return cell["cell_type"] == "code" and bool(re.search(r"\binteract\(", "".join(cell["source"])))
 
 
-def examine(browser, address, name, widths=WIDTHS, shots=None):
-    """Run the notebook `name` and return what is wrong with it, as sorted lines."""
+def examine(browser, address, name, widths=WIDTHS, shots=None, run=True):
+    """Run the notebook `name`, or open it as stored, and return what is wrong with it, as sorted lines."""
     page = browser.new_page(viewport={"width": widths[0], "height": 1000})
     page.set_default_timeout(90_000)
     found, console = [], []
@@ -141,9 +141,9 @@ def examine(browser, address, name, widths=WIDTHS, shots=None):
     page.goto(f"{address}/lab/tree/notebooks/{name}?reset")
     page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')")
     page.add_script_tag(content=CHECKS)
-    document = page.evaluate(RUN_ALL, SECONDS)
+    document = page.evaluate(RUN_ALL, [SECONDS, run])
     found += wrong_results(document)
-    sliders = [n for n, cell in enumerate(document["cells"]) if has_slider(cell)]
+    sliders = [n for n, cell in enumerate(document["cells"]) if run and has_slider(cell)]
     with contextlib.suppress(Exception):  # what is still missing then is found below
         page.wait_for_function(SETTLED, arg=len(sliders), timeout=20_000)
     found += page.evaluate("brokenContent")

@@ -54,7 +54,8 @@ def lab(tmp_path_factory):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_reader_sees_every_cell(path, lab):
-    assert not examine(*lab, path.name)
+    """To save minutes, the notebooks beyond the chapter show their stored outputs, which nbval compares."""
+    assert not examine(*lab, path.name, run=path.name.startswith("4."))
 
 
 def test_a_good_notebook_passes(lab):
