@@ -265,9 +265,9 @@ def milliseconds(function, *inputs, repeats=9):
 @torch.no_grad()
 def read_weights(model):
     """Multiply each matrix that a GPTModel needs for a token by a vector: all the reading, little else."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    for weight in [layer.weight for layer in layers]:
-        weight @ weight[0].new_ones(weight.shape[1])
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight @ layer.weight.new_ones(layer.in_features)
 
 
 @torch.no_grad()

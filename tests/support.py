@@ -195,3 +195,11 @@ def memory_growth(function):
         done.set()
         watcher.join()
     return max(seen) - start, own_memory() - start, len(seen)
+
+
+def draw_weights(model, width, seed):
+    """Draw every parameter of one of Hugging Face's models, on a scale for layers of this `width`."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=2 * width**-0.5)

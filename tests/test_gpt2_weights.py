@@ -16,7 +16,7 @@ import answers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import ROOT, SMALL, ids
+from support import ROOT, SMALL, draw_weights, ids
 
 from beyond import CachedGPT, load_gpt2_weights
 from helpers import GPT_CONFIG_124M, GPTModel, count_parameters, generate
@@ -53,10 +53,8 @@ def reference(cfg, seed=0, attention="sdpa"):
             eos_token_id=None,  # it never stops early
         )
     )
-    torch.manual_seed(seed)
+    draw_weights(model, cfg["emb_dim"], seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=2 * cfg["emb_dim"] ** -0.5)
         model.transformer.wte.weight *= 10  # large logits, which change from token to token
     return model.eval()
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from support import SEEDS, attention_by_hand, ids, randn, randomized, upto
+from support import SEEDS, attention_by_hand, draw_weights, ids, randn, randomized, upto
 from torch import nn
 from torch.nn import functional as F
 
@@ -89,10 +89,7 @@ def reference(cfg, kind="Llama", seed=0):
             **settings,
         )
     )
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=2 * cfg["emb_dim"] ** -0.5)
+    draw_weights(model, cfg["emb_dim"], seed)
     return model.eval()
 
 
