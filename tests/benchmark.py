@@ -205,7 +205,7 @@ def main():
     cached = CachedGPT(ours)
 
     def our_generate():
-        cached.ids = cached.ids[:, :0]  # forget the last round, so that the prompt is read again
+        cached.ids = None  # forget the last round, so that the prompt is read again
         return generate(cached, prompt, NEW, 1024)
 
     def their_generate():
