@@ -1,4 +1,4 @@
-"""How fast GPTModel generates and trains, on this machine: `python tests/benchmark.py`, about five minutes.
+"""How fast GPTModel generates and trains, on this machine: `python tests/benchmark.py`, about eight minutes.
 
 GPTModel and Hugging Face's GPT-2 (`transformers`) get the same random weights, in float32 on two threads, and
 must compute the same. What is compared runs in turns, after a warm-up, in an order that rotates from round to
@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
-os.environ["TQDM_DISABLE"] = "1"  # no progress bars
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
+    os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import torch
 import transformers
@@ -31,7 +32,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import memory_growth
 
 from beyond import CachedGPT, TextDataset, load_gpt2_weights, speculative, train
-from helpers import GPT_CONFIG_124M, GPTModel, generate, generate_text_simple, tie_weights
+from helpers import (
+    GPT_CONFIG_124M,
+    GPTModel,
+    count_parameters,
+    generate,
+    generate_text_simple,
+    tie_weights,
+)
 
 CONFIG = {**GPT_CONFIG_124M, "qkv_bias": True, "drop_rate": 0.0}
 TRAINED = {**CONFIG, "context_length": 256, "emb_dim": 384, "n_heads": 6, "n_layers": 6}
@@ -41,6 +49,7 @@ THREADS, PROMPT, NEW = 2, 16, 100
 def both_models(cfg):
     """Hugging Face's model with random weights and without dropout, and ours with the same, from its file."""
     config = transformers.GPT2Config(
+        vocab_size=cfg["vocab_size"],
         n_positions=cfg["context_length"],
         n_embd=cfg["emb_dim"],
         n_head=cfg["n_heads"],
@@ -109,7 +118,7 @@ def training(model, texts, mixed=False, steps=3):
 def compare_training(rounds=5):
     """Print the times of `train` on ours and on theirs, and of ours with bfloat16 and compiled (by g++)."""
     theirs, ours = both_models(TRAINED)
-    texts = TextDataset(torch.randint(50257, (4096,)), 256)
+    texts = TextDataset(torch.randint(TRAINED["vocab_size"], (4096,)), 256)
     runs = {"ours": training(ours, texts), "theirs": training(Logits(theirs), texts)}
     first, second = (run() for run in runs.values())  # the same losses, as the same weights are trained
     assert all(abs(a - b) < 1e-3 for a, b in zip(first, second, strict=True)), (first, second)
@@ -186,6 +195,15 @@ def peak_memory():
     print(f"{peak:.1f} MB")
 
 
+def measure_memory():
+    """Print what peak_memory prints in a process of its own, and the size of the cache by formula."""
+    run = [sys.executable, __file__, "memory"]
+    grown = subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()
+    cache = 2 * CONFIG["n_layers"] * CONFIG["emb_dim"] * 1024 * 4 / 1e6
+    print(f"\nMemory to generate up to 1,024 tokens, beyond the weights: at most {grown}.")
+    print(f"Keys and values by formula: 2 x 12 blocks x 768 x 1,024 tokens x 4 bytes = {cache:.1f} MB.")
+
+
 def processor():
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -195,9 +213,10 @@ def processor():
 
 def main():
     theirs, ours = both_models(CONFIG)
-    ids = torch.randint(50257, (1, 1024))
+    ids = torch.randint(CONFIG["vocab_size"], (1, 1024))
     prompt, mask = ids[:, :PROMPT], torch.ones(1, PROMPT, dtype=torch.long)
-    matrix, vector = torch.randn(124_000_000 // 768, 768), torch.randn(768)
+    count, width = count_parameters(ours), CONFIG["emb_dim"]
+    matrix, vector = torch.randn(count // width, width), torch.randn(width)
 
     def limit():
         return [matrix @ vector for _ in range(20)]
@@ -233,7 +252,7 @@ def main():
     times = measure({"limit": limit, "ours": our_generate, "theirs": their_generate}, 9)
     bound = median(times["limit"]) / 20
     share = {name: f"{bound / (median(times[name]) / NEW):.0%} of the limit" for name in ("ours", "theirs")}
-    row("the limit: a product with 124 million float32 values", times["limit"], 20)
+    row(f"the limit: a product with {count / 1e6:.0f} million float32 values", times["limit"], 20)
     print(f"| **generating {NEW} tokens after {PROMPT}**, ms per token with reading the prompt | | | | |")
     row("`CachedGPT`", times["ours"], NEW, f"{share['ours']}; {compared(times['ours'], times['theirs'])}")
     row("Hugging Face `generate`", times["theirs"], NEW, share["theirs"])
@@ -257,7 +276,7 @@ def main():
     row("token 1,000 by the simple loop", simple, note=f"{median(simple) / with_cache:.0f} × with a cache")
 
     print("| **past the limit**: a step at token 128 | | | | |")
-    text = torch.randint(50000, (1, 128))
+    text = torch.randint(CONFIG["vocab_size"] - 1, (1, 128))
     past_the_limit(recite(copy.deepcopy(ours), text, text), text)
 
     print("| **one pass over 1 x 1,024 tokens**, no gradients | | | | |")
@@ -268,11 +287,7 @@ def main():
     compare_training()
 
     if sys.platform == "linux":
-        run = [sys.executable, __file__, "memory"]
-        grown = subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()
-        cache = 2 * CONFIG["n_layers"] * CONFIG["emb_dim"] * 1024 * 4 / 1e6
-        print(f"\nMemory to generate up to 1,024 tokens, beyond the weights: at most {grown}.")
-        print(f"Keys and values by formula: 2 x 12 blocks x 768 x 1,024 tokens x 4 bytes = {cache:.1f} MB.")
+        measure_memory()
 
 
 if __name__ == "__main__":
