@@ -163,8 +163,20 @@ def to_execute(names, notebooks, files, root):
     return [f for f in notebooks if not names or known[f] in names or (first and f >= first)]
 
 
-def execute(name, notebook, stage):
-    """Run `notebook` in `stage`; return it with fresh outputs and nothing that differs from run to run."""
+def committed_sources(root, name):
+    """The sources of the notebook's cells in the last commit, by id; empty if git has none."""
+    try:
+        run = subprocess.run(["git", "show", f"HEAD:./notebooks/{name}"], cwd=root, capture_output=True)
+        return {cell.id: cell.source for cell in tidy(nbformat.reads(run.stdout, as_version=4)).cells}
+    except Exception:  # no git, no repository, a new notebook
+        return {}
+
+
+def execute(name, notebook, stage, committed):
+    """Run `notebook` in `stage`; return it with fresh outputs and nothing that differs from run to run.
+
+    `committed` has cells' sources by id. An output that may differ is kept unless its cell has another.
+    """
     fresh = copy.deepcopy(notebook)
     for cell in fresh.cells:
         if cell.cell_type == "code":
@@ -187,7 +199,8 @@ def execute(name, notebook, stage):
         raise RefreshError(f"{name}, cell {started[-1]}: {what}") from error
     for old, new in zip(notebook.cells, tidy(fresh).cells, strict=True):
         # Keep an output that may differ (a time, a version), or a second run would change the file.
-        if "NBVAL_IGNORE_OUTPUT" in new.source and old.get("outputs"):
+        unchanged = committed.get(new.id, new.source) == new.source
+        if "NBVAL_IGNORE_OUTPUT" in new.source and old.get("outputs") and unchanged:
             new.outputs = old.outputs
         # A stored widget has no kernel to talk to: it shows an error when the file is opened.
         if new.cell_type == "code":
@@ -195,7 +208,7 @@ def execute(name, notebook, stage):
     return fresh
 
 
-def build(root, stage, names):
+def build(root, stage, names, check=False):
     """Make in `stage` what a refresh of `names` makes; return the files by their path in the repository."""
     notebooks = read_notebooks(root)
     files = export(notebooks)
@@ -211,7 +224,8 @@ def build(root, stage, names):
     for name in chosen:
         print(f"{name} ...", end=" ", flush=True)
         start = time.perf_counter()
-        text = nbformat.writes(execute(name, notebooks[name], stage)) + "\n"
+        committed = {} if check else committed_sources(root, name)
+        text = nbformat.writes(execute(name, notebooks[name], stage, committed)) + "\n"
         (stage / "notebooks" / name).write_text(text, encoding="utf-8", newline="\n")
         print(f"{time.perf_counter() - start:.1f} s", flush=True)
     # The exported files come last: until they are replaced, the next run sees that they have changed.
@@ -242,7 +256,7 @@ def refresh(root=ROOT, names=(), check=False):
     leftovers = [*root.glob("*.refresh-*.partial"), *root.glob("*/*.refresh-*.partial")]
     before = contents(root)
     with tempfile.TemporaryDirectory(prefix="refresh-") as stage:
-        made = build(root, Path(stage), names)
+        made = build(root, Path(stage), names, check)
         stale = [path for path, file in made.items() if not is_fresh(file, root / path, check)]
         if check:
             return stale

@@ -137,6 +137,19 @@ def test_a_second_one_changes_nothing_whatever_your_own_settings(course, states,
     assert contents(course) == states[1]
 
 
+def test_an_output_that_may_differ_is_renewed_only_when_its_cell_changed(course):
+    git = ["git", "-C", str(course), "-c", "user.name=reader", "-c", "user.email=reader@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    edit(course / BAR, 3, "print('no plot')")
+    program.refresh(course, ["4.2"])
+    assert outputs(course / BAR)[-1] == "0.5\n"
+    edit(course / BAR, 4, "# NBVAL_IGNORE_OUTPUT\nprint('another', 'one')")
+    program.refresh(course, ["4.2"])
+    assert outputs(course / BAR)[-1] == "another one\n"
+    assert not program.refresh(course, ["4.2"], check=True)
+
+
 def test_a_slider_is_run_and_never_stored(course):
     edit(course / BAR, 4, "from ipywidgets import interact\ninteract(lambda n: n, n=(0, 3));")
     program.refresh(course)
@@ -241,7 +254,7 @@ def known(states, tmp_path, monkeypatch):
     """A course before its refresh, whose notebooks ran already: all that is left is to replace the files."""
     old, new = states
     made = {path: fill(tmp_path / "made", new) / path for path in DERIVED}
-    monkeypatch.setattr(program, "build", lambda root, stage, names: made)
+    monkeypatch.setattr(program, "build", lambda root, stage, names, check: made)
     return fill(tmp_path / "course", old)
 
 
@@ -281,7 +294,7 @@ def dying(name):
     return operation
 
 shutil.copyfile, os.replace = dying("copyfile"), dying("replace")
-refresh.build = lambda root, stage, names: {Path(path): Path(made, path) for path in derived}
+refresh.build = lambda root, stage, names, check: {Path(path): Path(made, path) for path in derived}
 refresh.refresh(Path(course))
 """
 
