@@ -130,7 +130,7 @@ SMOLLM2_135M = {  # Ben Allal and others (2025), https://arxiv.org/abs/2502.0273
 
 
 class LlamaModel(nn.Module):
-    """GPT-2 with the parts of today: no table of positions, no biases, no dropout.
+    """GPT-2 with modern parts: no table of positions, no biases, no dropout.
 
     `cache`, a list with a dict for each block, has what earlier calls read; `in_idx` goes on from there.
     Shape: (B, T) token ids -> (B, T, V) logits.
@@ -150,7 +150,7 @@ class LlamaModel(nn.Module):
 
     def forward(self, in_idx, cache=None):
         check_token_ids(in_idx, self.tok_emb.num_embeddings, self.context_length)
-        x = self.tok_emb(in_idx)  # (B, T, D); where a token stands, attention sees
+        x = self.tok_emb(in_idx)  # (B, T, D); attention handles the positions
         for block, kept in zip(self.trf_blocks, cache or [None] * len(self.trf_blocks), strict=True):
             x = block(x, kept)
         return self.out_head(self.final_norm(x))  # (B, T, V)
@@ -266,7 +266,8 @@ def load_smollm2(path=SMOLLM2_FILE):
 class CachedLlama:
     """A LlamaModel that remembers the keys and values of what it has read, and reads only what is new.
 
-    Call it like the model, with all ids so far. Where they don't go on from the last call's, it starts over.
+    Call it like the model, with all ids so far. If they don't continue the last call's, because the window
+    slid or the text is another one, it starts over.
     After a change of the model, make a new one.
     Shape: (B, T) token ids -> (B, 1, V) logits of the last position.
     """

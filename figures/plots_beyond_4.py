@@ -98,12 +98,12 @@ def draw_scores(grids):
     grids = {title: (10 * values).round() / 10 + 0.0 for title, values in grids.items()}
     every = torch.stack(list(grids.values()))  # one color scale for all
     low, high = every.min().item(), every.max().item()
-    low, high = low - 0.4 * (high - low), high + 0.4 * (high - low)  # no color too dark for its text
     for ax, (title, values) in zip(axes, grids.items(), strict=True):
-        ax.pcolormesh(values, cmap="PuOr", vmin=low, vmax=high, edgecolors="white")
+        colors = ax.pcolormesh(values, cmap="viridis", vmin=low, vmax=high, edgecolors="white")
         for i, row in enumerate(values.tolist()):
             for j, value in enumerate(row):
-                ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8)
+                ink = "white" if value < low + 0.6 * (high - low) else "black"
+                ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=ink)
         ticks = [i + 0.5 for i in range(len(values))]
         ax.set_xticks(ticks, range(len(values)))
         ax.set_yticks(ticks, range(len(values)))
@@ -112,6 +112,7 @@ def draw_scores(grids):
         ax.tick_params(length=0)
     axes[0].set_ylabel("position of the query")
     axes[0].invert_yaxis()
+    fig.colorbar(colors, ax=axes, label="score", shrink=0.8)
     return fig
 
 
@@ -157,17 +158,17 @@ def draw_versions(losses):
 
 
 def draw_rounding(weights, levels):
-    """A figure of a group's first weights and the levels that they are rounded to."""
+    """A figure of a block's first weights and the levels that they are rounded to."""
     fig, ax = plt.subplots(figsize=(7.3, 3.3))
     rounded = levels[(weights[:, None] - levels).abs().argmin(dim=1)]
-    low, high = rounded.min().item() - 0.3, rounded.max().item() + 0.3
+    low, high = rounded.min().item() - 0.2, rounded.max().item() + 0.2
     for level in levels.tolist():
         ax.axhline(level, color=GRAY, linewidth=0.7)
     places = torch.arange(len(weights))
-    ax.vlines(places, weights, rounded, color=RED, linewidth=2.5)
-    ax.hlines(rounded, places - 0.35, places + 0.35, color=RED, linewidth=2.5)
-    ax.plot(weights, "o", color=BLUE, markersize=6)
-    ax.set(xlabel="weight in the group", ylabel="value", xlim=(-1, len(weights)), ylim=(low, high))
+    ax.hlines(rounded, places - 0.3, places + 0.3, color=RED, linewidth=2.5)
+    ax.vlines(places, weights, rounded, color=RED, linewidth=1.5)
+    ax.plot(weights, "o", color=BLUE, markersize=5)
+    ax.set(xlabel="weight in the block", ylabel="value", xlim=(-0.7, len(weights) - 0.3), ylim=(low, high))
     ax.grid(visible=False)
     ax.set_title("Each weight (dot) moves to the nearest level (bar)")
     return fig
