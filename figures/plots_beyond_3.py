@@ -8,7 +8,7 @@ LOOKS = (  # of the three ways, from the slowest
     {"color": COLORS["embedding"], "linestyle": ":"},
     {"color": COLORS["norm"], "linewidth": 3.5},
 )
-PLACES = {  # of a curve's name, for each panel: at how many tokens, which multiple of the value there, aligned
+PLACES = {  # of a curve's name, in each panel: tokens, multiple of the value there, alignment
     "the simple loop": ((50, 1.4, "right"), (640, 1.2, "right")),
     "last position only": ((18, 0.36, "left"), (600, 0.72, "left")),
     "with a cache": ((1, 0.62, "left"), (330, 62, "left")),
