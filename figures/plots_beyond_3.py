@@ -8,39 +8,42 @@ LOOKS = (  # of the three ways, from the slowest
     {"color": COLORS["embedding"], "linestyle": ":"},
     {"color": COLORS["norm"], "linewidth": 3.5},
 )
-PLACES = {  # of a curve's name: at which share of the text, how far to the right and up, how it is aligned
-    "the simple loop": (0.7, -40, 0, {"ha": "right", "va": "center"}),
-    "last position only": (0.5, 50, 0, {"va": "top"}),
-    "with a cache": (0.42, 0, 0.035, {"va": "bottom"}),
+PLACES = {  # of a curve's name, in each panel: tokens, multiple of the value there, alignment
+    "the simple loop": ((50, 1.4, "right"), (640, 1.2, "right")),
+    "last position only": ((18, 0.36, "left"), (600, 0.72, "left")),
+    "with a cache": ((1, 0.62, "left"), (330, 62, "left")),
 }
+HEIGHTS = {"the simple loop": 4, "last position only": -4}  # of a curve's last value, in points
 
 
 def draw_costs(costs):
     """A figure of what each way costs, {name: multiplications for one more token at each length of text}."""
-    fig, axes = plt.subplots(1, 2, figsize=(7.3, 3.3))
-    highest = max(each.max() for each in costs.values()), max(each.sum() for each in costs.values())
+    fig, axes = plt.subplots(1, 2, figsize=(7.3, 3.4))
     for (name, each), look in zip(costs.items(), LOOKS, strict=True):
-        share, x, y, align = PLACES[name]
-        i = int(share * len(each))
-        for ax, values, top, unit in zip(axes, (each, each.cumsum(0)), highest, (1e9, 1e12), strict=True):
-            ax.plot(range(1, len(each) + 1), values / unit, **look)
-            style = {"color": look["color"], "fontsize": 9}
-            ax.text(i + x, (values[i] + y * top) / unit, name, **style, **align)
-            end, places = (values[-1] / unit).item(), 0 if values[-1] > unit else 2
-            ax.text(
-                len(each) + 25,
-                end,
-                f"{end:.{places}f}",
-                va="center" if places == 0 else "bottom",
-                weight="bold",
-                **style,
-            )
-    axes[0].set(ylabel="billions of multiplications", title="for one more token")
-    axes[1].set(ylabel="trillions of multiplications", title="for the whole text")
-    for ax in axes:
-        ax.set_title(ax.get_title(), fontsize=10, weight="normal")
-        ax.set(xlabel="tokens in the text", xlim=(0, 1200), xticks=range(0, 1001, 250))
-        ax.set_ylim(bottom=0)
+        thin = [*range(0, len(each) - 1, 16), len(each) - 1]  # a smooth curve needs no more points
+        style = {"color": look["color"], "fontsize": 9, "va": "center"}
+        panels = ((each, 1e9, "billion"), (each.cumsum(0), 1e12, "trillion"))
+        for ax, (values, unit, word), (S, factor, align) in zip(axes, panels, PLACES[name], strict=True):
+            values = (values / unit).tolist()
+            ax.plot([i + 1 for i in thin], [values[i] for i in thin], **look)
+            ax.text(S, values[S - 1] * factor, name, ha=align, **style)
+            end = f"{values[-1]:.0f} {word}" if values[-1] > 1 else f"{values[-1]:.2f} {word}"
+            place = (len(values), values[-1]), (6, HEIGHTS.get(name, 4) if ax is axes[0] else 3)
+            ax.annotate(end, *place, textcoords="offset points", weight="bold", **style)
+    left, right = axes
+    left.set(xscale="log", yscale="log", xlim=(0.9, 24000), ylim=(0.05, 300))
+    left.set(xticks=(1, 10, 100, 1000), xticklabels=("1", "10", "100", "1,000"))
+    left.set(yticks=(0.1, 1, 10, 100), yticklabels=("0.1", "1", "10", "100"))
+    left.minorticks_off()
+    slow, *_, fast = ((len(each), each[-1].item() / 1e9) for each in costs.values())
+    left.annotate("", slow, fast, arrowprops={"arrowstyle": "<->", "shrinkA": 3, "shrinkB": 1})
+    left.text(1300, 4, f"{slow[1] / fast[1]:,.0f} times", fontsize=9, va="center")
+    right.set(xlim=(0, 1560), xticks=(0, 250, 500, 750, 1000), ylim=(0, None))
+    right.set_xticklabels(("0", "250", "500", "750", "1,000"))
+    left.set(xlabel="tokens in the text (log scale)", ylabel="multiplications, billions (log scale)")
+    right.set(xlabel="tokens in the text", ylabel="multiplications, trillions")
+    left.set_title("for one more token", fontsize=10, weight="normal")
+    right.set_title("for the whole text", fontsize=10, weight="normal")
     fig.suptitle("With a cache, a token costs nearly the same at any length", weight="bold", fontsize=11)
     return fig
 
