@@ -30,10 +30,10 @@ def draw_two_blocks():
     """A figure of a block of GPT-2 beside one of SmolLM2, with five differences marked."""
     fig, ax = canvas(5.95)
     half, norm, dropout = 1.0, "norm", ("dropout", "Dropout")
-    then = {"norm1": (norm, "LayerNorm"), "att": ("attention", "Attention:\n12 key heads for 12 queries")}
+    then = {"norm1": (norm, "LayerNorm"), "att": ("attention", "Attention:\n12 heads, 12 key heads")}
     then |= {"drop1": dropout, "norm2": (norm, "LayerNorm"), "ff": ("feed_forward", "Linear, GELU, Linear")}
     then |= {"drop2": dropout}
-    now = {"norm1": (norm, "RMSNorm"), "att": ("attention", "Attention, rotated:\n3 key heads for 9 queries")}
+    now = {"norm1": (norm, "RMSNorm"), "att": ("attention", "Attention, rotated:\n9 heads, 3 key heads")}
     now |= {"norm2": (norm, "RMSNorm"), "ff": ("feed_forward", "SwiGLU")}
     for x, title, parts in ((1.85, "GPT-2, 2019", then), (5.6, "SmolLM2, 2024", now)):
         label(ax, x, 5.78, title, bold=True, size=12)
