@@ -225,8 +225,10 @@ def draw_removed(panels, mark, word):
     for ax, (title, change) in zip(axes, panels.items(), strict=True):
         draw_table(ax, change.T, borders, title, colors, mark=mark)
         shade(ax, -change.T, borders[:1], BLUES[1:2])
+        places = (change < -borders[0]).nonzero() + 0.5  # without color, a minus tells these from the others
+        ax.plot(*places.T, "_", color="white", markersize=6, markeredgewidth=1.5)
     axes[-1].set_xlabel("block")
-    names = ["loss down by over 0.1", *(f"up by over {border:g}" for border in borders)]
+    names = ["−: loss down by over 0.1", *(f"up by over {border:g}" for border in borders)]
     legend(fig, names, (BLUES[1], *colors), loc="outside lower center")
     return fig
 

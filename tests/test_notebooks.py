@@ -204,7 +204,22 @@ def test_has_the_anatomy_of_a_notebook_beyond_the_chapter(path):
     text, number = prose(path), path.stem.split("_")[1]
     assert re.match(rf"# Beyond {number}\b", text, re.I) and f"course_map_beyond_{number}.svg" in text
     assert -1 < text.find("## What you will be able to do") < text.find("## Summary")
-    assert len(read_notebook(path).cells) <= 80 and path.stat().st_size < 500_000
+    starts = [cell.source.splitlines()[0] for cell in read_notebook(path).cells if cell.source]
+    assert starts.index("## Exercises") <= 60 and len(starts) <= 80 and path.stat().st_size < 500_000
+
+
+@each(BEYOND)
+def test_an_extra_section_is_announced(path):
+    found = [cell.source for cell in read_notebook(path).cells]
+    first, last = (
+        next(i for i, s in enumerate(found) if s.startswith(f"## {name}")) for name in ("Ex", "Summary")
+    )
+    extras = [i for i, source in enumerate(found) if source.startswith("## Extra: ")]
+    announced = re.search(r"The extra section takes (\d+) more", found[0])
+    assert len(extras) == bool(announced)
+    for start in extras:
+        assert first < start < last
+        assert f"This section is optional and takes {announced[1]} minutes." in " ".join(found[start].split())
 
 
 @each(NOTEBOOKS)
