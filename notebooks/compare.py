@@ -12,6 +12,7 @@ import time
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -263,11 +264,11 @@ def milliseconds(function, *inputs, repeats=9):
 
 
 @torch.no_grad()
-def read_weights(model):
-    """Multiply each matrix that a GPTModel needs for a token by a vector: all the reading, little else."""
+def read_weights(model, tokens=1):
+    """Multiply each matrix that a GPTModel needs for a pass by one vector per token, and do no more."""
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
-            layer.weight @ layer.weight.new_ones(layer.in_features)
+            F.linear(layer.weight.new_ones(tokens, layer.in_features), layer.weight)
 
 
 @torch.no_grad()
