@@ -6,11 +6,14 @@ What needs the file is skipped where nobody has downloaded it.
 import copy
 import os
 import random
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given
-from support import TEXTS
+from support import ROOT, TEXTS
 
 import llama
 from helpers import count_parameters, generate
@@ -28,6 +31,15 @@ SENTENCES = (
     "Every effort moves you " * 40,
     chat(QUESTION),
 )
+
+
+@needs_file
+def test_the_readmes_code_prints_what_the_readme_says():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(import torch\n.+?)^```$", readme, re.M | re.S)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    (answer,) = re.findall(rf"\(Beyond 4\) \| {re.escape(QUESTION)} \| (.+) \|$", readme, re.M)
+    assert run.stdout.startswith(answer)
 
 
 @pytest.fixture(scope="module")
