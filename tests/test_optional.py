@@ -51,7 +51,7 @@ def test_notebooks_run_without_smollm2_and_say_so(path, tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_MODELS", str(tmp_path / "no models"))
     (tmp_path / "course").mkdir()
     stored = read_notebook(path)
-    fresh = execute(path.name, stored, copy_course(tmp_path / "course"))
+    fresh = execute(path.name, stored, copy_course(tmp_path / "course"), {})
     said = 0
     for old, new in zip(stored.cells, fresh.cells, strict=True):
         if new.cell_type == "code":
