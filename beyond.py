@@ -245,16 +245,18 @@ def train(model, data, val_data, steps, batch_size=8, lr=4e-3, warmup=50, every=
         model.load_state_dict(weights)
         optimizer.load_state_dict(averages)
         torch.set_rng_state(random_state)
-    for step in tqdm(range(len(losses), steps + 1), initial=len(losses), total=steps):
-        if step % every == 0 or step == steps:
-            if path:
-                state = model.state_dict(), optimizer.state_dict(), losses, val_losses, torch.get_rng_state()
-                torch.save(state, f"{path}.partial")
-                os.replace(f"{path}.partial", path)  # in one step, so that `path` is always whole
-            val_losses[step] = mean_loss(model, val_data)
-            watch(step)
-        if step == steps:
-            return losses, val_losses
+
+    def save_and_look(step):
+        if path:
+            state = model.state_dict(), optimizer.state_dict(), losses, val_losses, torch.get_rng_state()
+            torch.save(state, f"{path}.partial")
+            os.replace(f"{path}.partial", path)  # in one step, so that `path` is always whole
+        val_losses[step] = mean_loss(model, val_data)
+        watch(step)
+
+    for step in tqdm(range(len(losses), steps), initial=len(losses), total=steps):
+        if step % every == 0:
+            save_and_look(step)
         batch = default_collate([data[i] for i in torch.randint(len(data), (batch_size,))])
         loss = batch_loss(model.train(), *batch)
         optimizer.zero_grad()
@@ -263,6 +265,8 @@ def train(model, data, val_data, steps, batch_size=8, lr=4e-3, warmup=50, every=
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, lr, warmup)
         optimizer.step()
         losses.append(loss.item())
+    save_and_look(steps)
+    return losses, val_losses
 
 # ---- Beyond 3: Fast generation (notebooks/beyond_3_fast_generation.ipynb) ----------------------------------
 import torch

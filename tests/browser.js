@@ -28,6 +28,11 @@ function brokenContent() {
   // MathJax prints a command that it does not know in red.
   for (const error of all("mjx-merror, mjx-container [style*='color: red']"))
     found.push([cellOf(error), `mathematics not understood: ${error.textContent}`]);
+  // tqdm turns its bar red where a loop didn't end by itself: that's right only where it was interrupted.
+  for (const bar of all(".progress-bar-danger")) {
+    if (!bar.closest(".jp-Cell").textContent.includes("KeyboardInterrupt"))
+      found.push([cellOf(bar), "a progress bar is red"]);
+  }
   for (const link of all(".jp-RenderedMarkdown a[href^='#']:not(.jp-InternalAnchorLink)")) {
     const id = CSS.escape(decodeURIComponent(link.hash.slice(1)));
     if (!document.querySelector(`[id="${id}"], [data-jupyter-id="${id}"]`))

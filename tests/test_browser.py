@@ -33,6 +33,9 @@ BAD = {
     ),
     "output is cut off": new_code_cell("from IPython.display import HTML\nHTML('<hr width=2000>')"),
     "the slider is not drawn": new_code_cell("if False:\n    interact()"),
+    "a progress bar is red": new_code_cell(
+        "from ipywidgets import IntProgress\nIntProgress(9, bar_style='danger')"
+    ),
     "stderr: no": new_code_cell("import sys\nprint('no', file=sys.stderr)"),
     "ZeroDivisionError: division by zero": new_code_cell("1 / 0"),
     "was not run": new_code_cell("2"),
