@@ -175,7 +175,7 @@ def committed_sources(root, name):
 def execute(name, notebook, stage, committed):
     """Run `notebook` in `stage`; return it with fresh outputs and nothing that differs from run to run.
 
-    `committed` has cells' sources by id. An output that may differ is kept unless its cell has another.
+    `committed` has sources by cell id. An output that may differ is kept unless its cell's source changed.
     """
     fresh = copy.deepcopy(notebook)
     for cell in fresh.cells:

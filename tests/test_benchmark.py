@@ -24,3 +24,4 @@ def test_every_part_runs_and_prints_its_rows(small, capfd):
     titles, (_, *rows) = [row for row in table if len(row) < 5], [row for row in table if len(row) == 5]
     assert len(titles) == 6 and len(rows) == 21
     assert all(float(median) >= 0 for _, median, *_ in rows)
+    assert all(spread == f"{median} to {median}" for _, median, spread, *_ in rows)  # of a single round
